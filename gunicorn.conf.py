@@ -1,8 +1,8 @@
 """gunicorn's settings for the gateway. gunicorn finds this file by itself: `gunicorn wsgi:app` starts production.
 
-Of the gateway, the main process imports only the settings and what prepares the start. Each worker patches the standard
-library for gevent after the fork. A module imported before that would keep unpatched locks, which block all greenlets,
-and an `ssl` that recurses.
+Of the gateway, the main process imports only the settings and the code that prepares the start. Each worker patches the
+standard library for gevent after the fork. A module imported before that would keep unpatched locks, which block all
+greenlets, and an `ssl` that recurses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 if "gunicorn.arbiter" in sys.modules:
-    # Until gunicorn has its handlers, a signal to reload would end the process. It waits, and `when_ready` lets it in.
+    # Until gunicorn has its handlers, a reload signal would end the process. It is blocked; `when_ready` unblocks it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
@@ -42,25 +42,25 @@ for name in ("LISTEN_FDS", "LISTEN_PID"):
     if not (value := os.environ.get(name, "0")).isdecimal():
         sys.exit(f"The gateway cannot start: {name} is {value!r}; systemd sets it to a number. Unset it.")
 
-# Workers share their metrics through files in a directory that no other gateway uses; the variable names it.
+# Workers share their metrics through files in a directory that no other gateway uses; this variable names it.
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
-# Whose headers may set the scheme of a request; by default gunicorn believes this machine. None may set the path or
-# its prefix (SCRIPT_NAME): some proxies pass on what a client sends under these names.
+# Clients whose headers may set the scheme of a request; by default gunicorn trusts this machine. Nobody may set the
+# path or its prefix (SCRIPT_NAME): some proxies pass on headers that a client sends under these names.
 forwarded_allow_ips = ",".join(map(str, settings.trusted_proxies))
 forwarder_headers = ""
 workers = settings.web_concurrency
-# A greenlet and not a thread for each live stream, of which a core has a thousand: half the memory, twice the events.
+# A greenlet and not a thread for each live stream; a core has a thousand of them: half the memory, twice the events.
 worker_class = "app.server.worker_class.GatewayWorker"
-# The most connections, idle ones included. Above it gunicorn stops accepting, so callers get no response at all. It is
+# The most connections, including idle ones. Above it gunicorn stops accepting, so callers get no response at all. It is
 # much higher than the most live requests, above which a request gets an error response with the reason.
 open_files = raise_open_file_limit()
 live_requests, worker_connections = fit_to_open_files(settings.max_live_requests, open_files)
 # The most pending connections while a worker restarts; the kernel caps it at net.core.somaxconn.
 backlog = 4_096
 # In seconds. Longer than proxies keep their idle connections to the gateway (nginx 60 s, Heroku's router 90 s);
-# otherwise they would send requests on connections that are just being closed.
+# otherwise they would send requests on connections that are about to be closed.
 keepalive = 100
 # The worker's heartbeat comes from its main greenlet, so this only catches a process that hangs in C code. It must not
 # be shorter than the graceful timeout, during which heartbeats continue.
@@ -68,22 +68,22 @@ timeout = int(max(60, settings.graceful_timeout_s + 5))
 graceful_timeout = int(settings.graceful_timeout_s)
 # The heartbeat file is touched every second; on a busy disk that would stall the worker. Some containers lack /dev/shm.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-# Without gunicorn's control socket, a second way to stop the gateway that lies in the home directory by default.
+# Disables gunicorn's control socket, a second way to stop the gateway, which is in the home directory by default.
 control_socket_disable = True
 # No access log: the gateway's own log has a line for each request, with its tokens.
 accesslog = None
 errorlog = "-"
 logger_class = "app.server.error_log.RedactingLogger"
 loglevel = "warning"
-# Limits in bytes (and fields) on what is read before the key is checked. Heads of real requests have 1 to 4 KB.
+# Limits in bytes (and fields) on input that is read before the key is checked. Heads of real requests have 1 to 4 KB.
 limit_request_line = 4_094
 limit_request_fields = 100
 limit_request_field_size = 8_190
 
 
-# What this process takes over from the one before a reload.
+# The handover from the process before a reload.
 handover = read_handover()
-# In which workers of earlier main processes are found, after a restart with RESTART_HANDOVER.
+# The file with the workers of earlier main processes, after a restart with RESTART_HANDOVER.
 handover_file = settings.journal_dir / f"handover-{settings.port}.json"
 
 
@@ -113,10 +113,10 @@ def on_starting(server: Any) -> None:
 
 
 def _is_bootable(addresses: Sequence[Any], changed: Sequence[str] = ()) -> bool:
-    """Runs the checks before the start, in a process that ends afterwards; says why if the gateway cannot start.
+    """Runs the checks before the start in a process that ends afterwards; logs why if the gateway cannot start.
 
     Args:
-        addresses: what must be free to listen on.
+        addresses: the addresses that must be free to listen on.
         changed: the names of the settings that a reload changes.
     """
     gc.disable()  # As in `post_fork`; the process ends soon.
@@ -131,7 +131,7 @@ def _is_bootable(addresses: Sequence[Any], changed: Sequence[str] = ()) -> bool:
 
 
 def _check_for_reload(server: Any) -> None:
-    """Checks whether the gateway that runs may be replaced by this code and these settings, and ends this process."""
+    """Checks whether this code and these settings may replace the running gateway, and ends this process."""
     assert handover is not None
     addresses = [list(address) if isinstance(address, tuple) else address for address in server.cfg.address]
     listens_elsewhere = not handover.from_systemd and addresses != handover.addresses
@@ -150,7 +150,7 @@ def _check_for_reload(server: Any) -> None:
 def when_ready(server: Any) -> None:
     """Prepares reloads and restarts, and removes the metrics of an earlier start: counters begin at zero.
 
-    The files of a directory that the operator named for several gateways stay.
+    Files in a directory that the operator named for several gateways stay.
     """
     is_own = server.metrics.lock is not None
     if is_own and (handover is None or handover.metrics != str(server.metrics.directory)):
@@ -175,18 +175,18 @@ def when_ready(server: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Logs the end; what a worker could not deliver was logged by the worker."""
+    """Logs the end; each worker has logged the records that it could not deliver."""
     log_life("gateway_stopped")
 
 
 def post_fork(server: Any, worker: Any) -> None:
     """Prepares the worker: above all, libpq waits in gevent's loop, or one slow query would stop all requests."""
-    # Until `start_worker`: what a worker imports stays, and examining it again and again takes a tenth of its boot.
+    # Until `start_worker`: a worker's imports stay, and examining them again and again takes a tenth of its boot.
     gc.disable()
     make_room_for_files(worker_connections + live_requests, open_files)
     worker.others_serve = starts.others_serve
     worker.gateway_stops = server.gateway_stops
-    # The files may say something else by now, or have a mistake. A reload reads them, a replaced worker does not.
+    # The files may have changed by now, or have a mistake. A reload reads them, a replacement worker does not.
     worker.settings = replace(settings, max_live_requests=live_requests)
     if live_requests < settings.max_live_requests:
         os.environ["MAX_LIVE_REQUESTS"] = str(live_requests)  # For the comparison of its settings with the files.
@@ -201,10 +201,10 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def _claim_metrics_directory() -> Claim:
-    """Makes the directory and sets METRICS_VARIABLE to it."""
+    """Creates the directory and sets METRICS_VARIABLE to it."""
     default = ROOT / "var" / "metrics" / str(settings.port)
     wanted = Path(os.environ.get(METRICS_VARIABLE) or default)
-    # After gunicorn's USR2 the variable may name the directory of the gateway before, which still runs.
+    # After gunicorn's USR2 the variable may name the directory of the earlier gateway, which is still running.
     is_default = wanted.parent == default.parent
     held = None if handover is None else Claim(Path(handover.metrics), handover.metrics_lock)
     try:
@@ -238,4 +238,4 @@ def worker_exit(server: Any, worker: Any) -> None:
 
     stop_worker()
     if os.getppid() != worker.ppid:
-        child_exit(server, worker)  # The main process of this worker has handed over, and no other one will do it.
+        child_exit(server, worker)  # The main process of this worker has handed over, and no other one will do this.

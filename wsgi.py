@@ -13,18 +13,18 @@ from app.env_file import forget_dotenv
 
 is_command = click.get_current_context(silent=True) is not None
 if is_command:
-    # A command of `flask` counts nothing, and may be run by a user who cannot write to the directory of the workers.
+    # A command of `flask` counts nothing, and its user may lack write permission for the workers' directory.
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 
 if "gunicorn.arbiter" in sys.modules and "app.server.worker_class" not in sys.modules:
-    # Without the journal and the drain, which gunicorn's default worker does not start.
+    # gunicorn's default worker starts neither the journal nor the drain.
     path = Path(__file__).with_name("gunicorn.conf.py")
     said = (
         f"The gateway cannot start: gunicorn has not read {path}. Start it in that directory and without -c (--chdir"
         f" comes too late), or with -c {path}."
     )
     os.write(2, f"{said}\n".encode())
-    sys.exit(4)  # By which gunicorn knows that another try would fail too.
+    sys.exit(4)  # This code tells gunicorn that another attempt would fail too.
 
 try:
     if is_command and get_load_dotenv():

@@ -4,22 +4,22 @@ The map. Four ideas, and imports only go down:
 
     routes/     the HTTP API; `routes/__init__.py` lists all of it as a table
     openapi/    the same API as a document, for programs
-    dashboard/  pages for people, below `/dashboard/`; `docs_site/` the documentation, `layout/` what they share
+    dashboard/  pages for people, below `/dashboard/`; `docs_site/` the documentation, `layout/` their shared parts
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
-    errors.py   every error that a caller can get, in one tree and one shape (limit_errors.py: those of limits)
+    errors.py   every error that a caller can get, in one tree and one format (limit_errors.py: those of limits)
 
-Beside them: `web/` has the helpers that every HTTP request goes through, `server/` what gunicorn calls, `config.py` the
+Beside them: `web/` has the helpers for every HTTP request, `server/` the code that gunicorn calls, `config.py` the
 settings (`setting_values.py` parses them, `env_file.py` reads their files), `logs.py` the log, `metrics.py` the
-counters, `metric_labels.py` how their labels are bounded (`metric_numbers.py`: how they are counted fast), `runtime.py`
-the state of one process, `revisions.py` the migrations that there are, `version.py` which code this is,
-`database_session.py` what a connection begins with, `cursors.py` where a page of a list ends, `shutdown.py` the drain,
-`run_file.py` what `make run` tells `bin/gateway`, `snapshot_file.py` what a host keeps of the database, `yielding.py`
-pauses in long loops, `json_structure.py` what bounds the cost of JSON, `lenient_json.py` how a provider's JSON is read,
-`speedups.py` finds what is compiled, `cli/` the commands of `bin/gateway`, `doctor/` what `bin/gateway doctor`
-examines, `dev/` what `make run` adds, and `sandbox/` a local stand-in for the providers.
-docs/design.md explains the design.
+counters, `metric_labels.py` the bounds on their labels (`metric_numbers.py`: fast counting), `runtime.py` the state of
+one process, `revisions.py` the existing migrations, `version.py` the version of this code, `database_session.py` the
+options of connections, `cursors.py` the cursors of lists in pages, `shutdown.py` the drain, `run_file.py` the settings
+of `make run` for `bin/gateway`, `snapshot_file.py` a host's copy of data from the database, `yielding.py` pauses in
+long loops, `json_structure.py` bounds on the cost of JSON, `lenient_json.py` a reader for providers' JSON,
+`speedups.py` the compiled module, `cli/` the commands of `bin/gateway`, `doctor/` the examinations of `bin/gateway
+doctor`, `dev/` the additions of `make run`, and `sandbox/` a local stand-in for the providers. docs/design.md explains
+the design.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Makes the application.
+    """Creates the application.
 
     Args:
         settings: the settings of this process; None reads them from the environment.
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         SettingsError: a setting is malformed.
     """
     # Imported here, because gunicorn's main process imports `app.config` before gevent has patched anything, and so
-    # that the sandbox and the Python client load only what they use.
+    # that the sandbox and the Python client load only the modules that they need.
     from app import docs_site, openapi
     from app.cli import register_commands
     from app.dashboard import BLUEPRINTS as PAGES
@@ -53,7 +53,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     use_settings(settings or get_settings())
     app = Application(__name__, static_folder=None)
-    app.url_map.merge_slashes = False  # Model ids contain slashes, and a redirect would be a page of HTML.
+    app.url_map.merge_slashes = False  # Model ids contain slashes, and a redirect would be an HTML page.
     set_up_http(app)
     for blueprint, access in (*BLUEPRINTS, (openapi.bp, "open")):
         app.register_blueprint(blueprint)

@@ -42,15 +42,15 @@ from app.setting_values import (
     SettingsError as SettingsError,
 )
 
-# Callers name all providers together with this word, so no provider may have this name.
+# Callers use this word for all providers together, so no provider may have this name.
 ALL_GATEWAYS = "all"
 
-# The longest name or id that callers and providers may choose: of a model, of a request, in a query. Records keep as
+# The longest name or id that callers and providers may choose: of a model, of a request, in a query. Records keep this
 # much of it: an entry of a PostgreSQL index, which holds a name, has at most 2.7 kB.
 MAX_NAME_CHARACTERS = 300
 
-# For how long keys work after the last answer of the database, in seconds. Most outages of PostgreSQL end within
-# minutes. If one lasts much longer, revoked keys must stop working too.
+# How long keys work after the last answer of the database, in seconds. Most outages of PostgreSQL end within minutes.
+# If one lasts much longer, revoked keys must stop working too.
 KEYS_GRACE_S = 600.0
 
 # The parameters of libpq that are passwords.
@@ -68,7 +68,7 @@ def _setting(name: str, default: str | None, parse: Callable[[str, str], Any]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, parsed. A field is None, or of keys (), where the setting has no default and is not set."""
+    """All settings, parsed. A setting without a default that is not set is None, or () for keys."""
 
     fireworks_api_key: tuple[str, ...] = _setting("FIREWORKS_API_KEY", "", parse_secrets)
     fireworks_base_url: str = _setting("FIREWORKS_BASE_URL", "https://api.fireworks.ai/inference/v1", parse_http_url)
@@ -135,7 +135,7 @@ class Settings:
 
 
 def get_direct_url(settings: Settings) -> str | None:
-    """Returns the address of PostgreSQL itself, past a pooler: for migrations and whatever else needs a session."""
+    """Returns the address of PostgreSQL itself, past a pooler: for migrations and other work that needs a session."""
     return settings.database_direct_url or settings.database_url
 
 
@@ -145,8 +145,8 @@ def setting_names() -> list[str]:
 
 
 def find_misspelt_names(names: Iterable[str]) -> dict[str, str]:
-    """Returns name → setting for those names that are none, but nearly."""
-    import difflib  # Only here: workers do without.
+    """Returns name → setting for those of the names that are nearly, but not exactly, those of settings."""
+    import difflib  # Imported here, because workers do not need it.
 
     known = setting_names()
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.88) for name in sorted(set(names) - set(known))}
@@ -166,7 +166,7 @@ def is_secret(name: str) -> bool:
 
 
 def get_secrets(settings: Settings) -> list[str]:
-    """Returns the secrets that are set: all keys, and the database's password in each form in which it may appear."""
+    """Returns the secrets that are set: all keys, and the database's password in each form that may appear."""
     values = [getattr(settings, row.name) for row in fields(Settings) if row.metadata["parse"] in _SECRET_PARSERS]
     keys = [key for value in values for key in (value if isinstance(value, tuple) else (value,))]
     addresses = filter(None, (settings.database_url, settings.database_direct_url))
@@ -176,9 +176,9 @@ def get_secrets(settings: Settings) -> list[str]:
 
 
 def _find_passwords(database_url: str) -> list[str]:
-    """Returns the passwords of `scheme://user:password@host/name?password=…`, as they are written there.
+    """Returns the passwords of `scheme://user:password@host/name?password=…`, in their form in the address.
 
-    They are found by hand, because urllib takes # and [ in a password for other parts of an address.
+    They are found by hand, because urllib mistakes # and [ in a password for delimiters of other parts.
     """
     address, _, query = database_url.partition("://")[2].partition("?")
     pairs = (pair.partition("=") for pair in query.split("&"))
@@ -196,7 +196,7 @@ def read_environment(root: Path = ROOT) -> dict[str, str]:
 
 
 def read_sources(root: Path = ROOT) -> dict[str, Source]:
-    """Returns name → where `read_environment` has its text from.
+    """Returns name → the source of its text in `read_environment`.
 
     Raises:
         SettingsError: a file cannot be read.

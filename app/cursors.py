@@ -1,4 +1,4 @@
-"""Cursors of lists in pages: the place where a page ends, as a text that callers send back and do not read."""
+"""Cursors of lists in pages: the position where a page ends, as an opaque text that callers send back."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ T = TypeVar("T")
 
 
 def encode_cursor(place: bytes) -> str:
-    """Returns the cursor for a place."""
+    """Returns the cursor for a position."""
     return base64.urlsafe_b64encode(place).decode()
 
 
 def decode_cursor(text: str, read: Callable[[bytes], T]) -> T:
-    """Returns the place of a cursor that `encode_cursor` made.
+    """Returns the position from a cursor that `encode_cursor` made.
 
     Args:
-        text: the cursor, as a caller sent it.
-        read: returns the place that these bytes stand for; raises ValueError, struct.error or OverflowError for others.
+        text: the cursor as sent by a caller.
+        read: returns the position for these bytes; raises ValueError, struct.error or OverflowError for invalid ones.
 
     Raises:
         BadRequest: the cursor is not one that the gateway made.
     """
     try:
         return read(base64.b64decode(text, altchars=b"-_", validate=True))
-    except (struct.error, ValueError, OverflowError) as error:  # A broken base64 raises ValueError too.
+    except (struct.error, ValueError, OverflowError) as error:  # Invalid base64 raises ValueError too.
         raise _make_error() from error
 
 
 def read_id_cursor(text: str | None) -> int | None:
-    """Returns the id that is the cursor of a list in the order of its ids; None for the first page.
+    """Returns the id in the cursor of a list that is ordered by id; None for the first page.
 
     Raises:
         BadRequest: the cursor is not one that the gateway made.

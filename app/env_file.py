@@ -1,4 +1,4 @@
-"""The files `.env` and `.env.local`: names and texts of settings, not checked yet."""
+"""The files `.env` and `.env.local`: names and texts of settings, not yet checked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def read_env_file(path: Path) -> dict[str, str | None]:
     """Returns name → text from a dotenv file, {} if there is none.
 
     Raises:
-        SettingsError: it cannot be read, is not UTF-8, or has a line that is no setting.
+        SettingsError: it cannot be read, is not UTF-8, or has a line that is not a setting.
     """
     try:
         text = path.read_text("utf-8-sig")  # Some editors on Windows begin a file with a byte-order mark.
@@ -28,7 +28,7 @@ def read_env_file(path: Path) -> dict[str, str | None]:
         ) from None
     except UnicodeDecodeError:
         text = "\0"
-    # UTF-16 is valid UTF-8 where it holds only ASCII: each second byte is 0.
+    # UTF-16 text with only ASCII characters is valid UTF-8: each second byte is 0.
     if "\0" in text:
         raise SettingsError(f"{path} is not in UTF-8; save it again with the encoding UTF-8 (not UTF-16 or Unicode).")
     for binding in parse_stream(io.StringIO(text)):
@@ -40,9 +40,9 @@ def read_env_file(path: Path) -> dict[str, str | None]:
 
 
 def forget_dotenv(root: Path = ROOT) -> None:
-    """Takes out of the environment what a command of `flask` has put there from `.env`: it would precede `.env.local`.
+    """Removes variables that a command of `flask` took from `.env`, because they would precede `.env.local`.
 
-    Where the kernel does not tell with which variables the process began, one that is as in `.env` is taken for its.
+    If the kernel does not tell the process's initial variables, one that equals `.env` counts as taken from it.
     """
     try:
         given = {pair.partition(b"=")[0] for pair in Path("/proc/self/environ").read_bytes().split(b"\0")}

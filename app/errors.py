@@ -1,4 +1,4 @@
-"""Every error that a caller of the gateway can get, and the shape that all of them have.
+"""Every error that a caller of the gateway can get, and their common format.
 
     GatewayError                       500  api_error
     ├── BadRequest                     400  invalid_request_error
@@ -83,7 +83,7 @@ class GatewayError(Exception):
         self.should_retry = self.should_retry if should_retry is None else should_retry
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the one error shape: `{"error": {"message", "type", "param", "code"}}`."""
+        """Returns the error in the common format: `{"error": {"message", "type", "param", "code"}}`."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 
@@ -135,7 +135,7 @@ class UnsupportedCoding(BadRequest):
     code = "unsupported_content_encoding"
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers of any error, and the codings that are accepted (RFC 9110 section 15.5.16)."""
+        """Returns the headers of any error, and the accepted codings (RFC 9110 section 15.5.16)."""
         return super().headers() | {"accept-encoding": "gzip"}
 
 
@@ -180,7 +180,7 @@ class TooManyRefusals(GatewayError):
     """The gateway has refused so many requests of this key in a second that it refuses the next ones unread.
 
     Args:
-        request_id: the id of the record that counts this request with others.
+        request_id: the id of the record that counts this request together with others.
     """
 
     status = 429
@@ -234,7 +234,7 @@ class UpstreamError(GatewayError):
         upstream_status, upstream_request_id: the provider's status and request id; None if it sent none.
         is_retryable: whether the same request may be sent again, because it cannot have been served.
         retry_after_is_upstreams: whether the provider chose `retry_after_s`; if not, the gateway did.
-        replaces_response: whether the provider sent it in place of a response, with status 200.
+        replaces_response: whether the provider sent the error in place of a response, with status 200.
     """
 
     status = 502
@@ -288,10 +288,10 @@ class UpstreamCut(UpstreamError):
 
 
 def drop_frames(error: BaseException | None) -> None:
-    """Removes the causes of an error, and the frames that it and they passed through; call it when all is done with it.
+    """Removes the causes of an error, and the frames that it and they passed through; call it after the last use.
 
-    Frames hold the request, its body and its sockets, and often the error, so that only the garbage collector would
-    find them.
+    Frames hold the request, its body and its sockets, and often the error itself, so that only the garbage collector
+    would free them.
     """
     while error is not None:
         following = error.__cause__ or error.__context__

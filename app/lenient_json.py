@@ -1,8 +1,8 @@
-"""Reads JSON as providers write it, and writes it so that every strict parser reads it.
+"""Reads the JSON that providers write, and writes JSON that every strict parser reads.
 
-Providers send three things that msgspec refuses: lone surrogates (half of an emoji, at a token's or a limit's end),
-`NaN` and infinities (in logprobs), and bytes that are not UTF-8. An answer with them is paid for, so it is read all the
-same. msgspec reads everything first; the slower parser here runs only after it has refused.
+Providers send three things that msgspec refuses: lone surrogates (half of an emoji, at the end of a token or at a
+limit), `NaN` and infinities (in logprobs), and bytes that are not UTF-8. An answer with them is paid for, so it is read
+all the same. msgspec reads everything first; the slower parser here runs only if it has refused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-# Whole numbers are converted in quadratic time, so longer ones are refused in the whole process. This is the lowest
+# Converting whole numbers takes quadratic time, so longer ones are refused in the whole process. This is the lowest
 # limit that Python allows, 640 digits.
 sys.set_int_max_str_digits(sys.int_info.str_digits_check_threshold)
 
@@ -29,8 +29,8 @@ _encode = msgspec.json.Encoder().encode
 def decode_leniently(content: bytes) -> Any:
     """Returns a JSON document as Python values.
 
-    Numbers that JSON lacks or that are too large (`NaN`, `Infinity`, `1e400`) are None, lone surrogates stay as they
-    are, and bytes that are not UTF-8 are replaced by U+FFFD. A byte order mark and control characters in strings are
+    Numbers that JSON lacks or that are too large (`NaN`, `Infinity`, `1e400`) become None, lone surrogates are kept,
+    and bytes that are not UTF-8 are replaced with U+FFFD. A byte order mark and control characters in strings are
     accepted.
 
     Raises:
@@ -82,9 +82,9 @@ _long_number_decoder = _make_decoder(_read_int)  # Calling a function for each n
 
 
 def decode_as_text(content: bytes) -> Any:
-    """Returns a document as `decode_leniently` does, with each lone surrogate replaced by U+FFFD.
+    """Like `decode_leniently`, with each lone surrogate replaced by U+FFFD.
 
-    For documents that the gateway keeps: what it stores and sends as UTF-8 cannot have lone surrogates.
+    For documents that the gateway keeps, because stored or sent UTF-8 cannot contain lone surrogates.
 
     Raises:
         ValueError: as for `decode_leniently`.

@@ -1,4 +1,4 @@
-"""The errors of requests that a limit of their key refuses; app/errors.py has the others."""
+"""The errors for requests that a limit of their key refuses; app/errors.py has the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LimitReached(GatewayError):
     """A limit of the key, its group or the gateway refuses the request; it can be served later.
 
     Args:
-        limit: whose limit and until when, the value of `x-gateway-limit`.
+        limit: the limit's owner and end, the value of `x-gateway-limit`.
         others: further headers of the response.
     """
 

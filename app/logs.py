@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
-# The shapes of secrets that a message may contain: our keys, those of the four providers, and anything after "Bearer".
+# The forms of secrets that a message may contain: our keys, those of the four providers, and anything after "Bearer".
 _KEYS = re.compile(
     r"(bearer\s+)[^\s\"',;\\]+"
     # The line is JSON already, so the letter before a key may belong to an escaped line end or tab.
@@ -27,11 +27,11 @@ _KEYS = re.compile(
     re.IGNORECASE,
 )
 
-# A database URL, whose password is the part between the first colon and the last @. The expression takes everything up
-# to the next space or quote: to search for the @ here as well would take quadratic time in a text without one.
+# A database URL; its password is between the first colon and the last @. The expression matches everything up to the
+# next space or quote: searching for the @ as well would take quadratic time in a text without one.
 _DATABASE_URL = re.compile(r"(postgres[a-z0-9+]{0,20}://[^:\s/@\"]{0,200}:)([^\s\"]*)", re.IGNORECASE)
 
-# Every text in which one of the expressions finds a secret contains one of these.
+# Every text with a match for one of the expressions contains one of these.
 _MARKS = ("gw_", "fw_", "rc_", "cpk_", "sk-", "bearer", "postgres")
 
 # Shorter passwords are words that also occur elsewhere, so hiding them would make the log unreadable.
@@ -41,7 +41,7 @@ _REDACTED = "[redacted]"
 
 
 class _Hidden(NamedTuple):
-    """The configured secrets: in lower case, for a quick search, and as an expression that finds each of them."""
+    """The configured secrets: in lower case for a quick search, and as an expression that matches each of them."""
 
     texts: tuple[str, ...] = ()
     expression: re.Pattern[str] = re.compile("(?!)")
@@ -51,12 +51,12 @@ _hidden = _Hidden()
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
-# The request that the current greenlet serves, for the tracebacks that it logs.
+# The request served by the current greenlet, for its tracebacks in the log.
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def set_request_id(request_id: str | None) -> None:
-    """Sets the request id that the tracebacks of this greenlet or thread have from now on."""
+    """Sets the request id for the tracebacks of this greenlet or thread."""
     _request_id.set(request_id)
 
 
@@ -66,7 +66,7 @@ def get_request_id() -> str | None:
 
 
 def hide_secrets(secrets: Iterable[str]) -> None:
-    """Makes `redact` replace these texts, in any case, and as they are written in JSON and in URLs.
+    """Makes `redact` replace these texts, in any case, and in their forms in JSON and URLs.
 
     Args:
         secrets: the configured secrets, which replace those of an earlier call. Texts of less than
@@ -85,7 +85,7 @@ def hide_secrets(secrets: Iterable[str]) -> None:
 
 
 def redact(text: str) -> str:
-    """Returns `text` with the configured secrets, and all that looks like a key or a database password, replaced."""
+    """Returns `text` with configured secrets, and all that looks like a key or a database password, replaced."""
     lowered = text.lower()
     for secret in _hidden.texts:
         if secret in lowered:
@@ -118,9 +118,9 @@ def _to_json(line: dict[str, Any]) -> str:
 
 
 class LineBudget:
-    """Bounds the lines that strangers can cause: requests without a valid key cost nothing, and could fill the disk.
+    """Limits the lines that strangers can cause: requests without a valid key cost nothing, and could fill the disk.
 
-    A bucket of lines is filled again at a steady rate. How many lines were left out is logged with the next one.
+    A bucket of lines is refilled at a steady rate. The next line logs the number of lines that were left out.
     """
 
     LINES = 1_000
@@ -146,7 +146,7 @@ class LineBudget:
         return True
 
 
-# This process's budget for requests whose sender has shown no valid key.
+# This process's budget for requests without a valid key.
 line_budget = LineBudget()
 
 
@@ -154,9 +154,9 @@ def log_event(event: str, *, level: str = "info", error: BaseException | None = 
     """Writes one line and never raises.
 
     Args:
-        event: what happened, as `noun_participle`, the same words each time.
+        event: the event, as `noun_participle`, always in the same words.
         level: info, warning or error.
-        error: an exception whose traceback is added, with the id of the request that is being served.
+        error: an exception; its traceback is added, with the id of the current request.
         fields: further values of the event.
     """
     milliseconds = time.time_ns() // 1_000_000

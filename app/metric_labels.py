@@ -1,7 +1,7 @@
-"""The labels of metrics that callers and providers choose, and how many of them get a series.
+"""Metric labels that callers and providers choose, and the bounds on their number.
 
 Callers can choose model names, so only models that a provider has served get a series, and at most MAX_MODELS. A
-provider's error code gets one if it has the form of a name, because it may quote what the caller sent.
+provider's error code gets one only if it has the form of a name, because it may quote the caller's input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ERROR_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,49}|[0-9]{1,5}")
 
 
 class ForeignLabels(Component):
-    """The label values that providers and callers choose, remembered to bound their number."""
+    """The label values that providers and callers choose, kept to bound their number."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)

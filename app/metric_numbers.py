@@ -1,7 +1,7 @@
-"""The numbers behind the counters and histograms of prometheus_client, for those that each request adds to.
+"""The numbers behind prometheus_client's counters and histograms, for metrics that each request adds to.
 
 `labels` takes a lock and builds a tuple of strings, and `inc` and `observe` check for mistakes that are not made here.
-Together that takes three times as long as the addition, so each request's metrics took 22 calls more.
+Together that takes three times as long as the addition: 22 more calls for each request's metrics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def get_add(counter: Any) -> Add:
 
 
 class Spread:
-    """The numbers of one histogram: how many observations are up to each bound, and their sum.
+    """The numbers of one histogram: the observations up to each bound, and their sum.
 
     Args:
         histogram: the histogram, with its labels.

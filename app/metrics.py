@@ -1,6 +1,6 @@
 """The counters and histograms for Prometheus, and the functions that count into them.
 
-They are correct with several workers: each worker writes a memory-mapped file, and a scrape adds the files up. Gauges,
+They are correct with several workers: each worker writes a memory-mapped file, and a scrape adds up the files. Gauges,
 which read the state of other packages, are in `app/services/health/gauges.py`.
 
 Each request is counted once, from its finished record; metric_numbers.py adds to the numbers behind its metrics.
@@ -32,13 +32,13 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     class _FileValue(values.MultiProcessValue(lambda: _PID)):  # type: ignore[misc]
         """A number in this worker's memory-mapped file, which others read at any time.
 
-        The library's own `inc` takes 1.2 µs longer: it looks up the place in the file, and writes a timestamp too.
+        The library's own `inc` takes 1.2 µs longer: it looks up the position in the file, and writes a timestamp too.
         """
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             start = self._file._positions[self._key]
-            # Assigning to it writes eight bytes at once, so no reader sees half a number. When the file grows, the
+            # An assignment writes eight bytes at once, so no reader sees half a number. When the file grows, the
             # library maps it again, and this view still writes into it.
             self._number = memoryview(self._file._m)[start : start + 8].cast("d")
 
@@ -102,7 +102,7 @@ overhead_seconds = Histogram(
 
 
 class FinishedRequest(Protocol):
-    """The fields of a finished request's record that are counted; they have the names of the columns."""
+    """The fields of a finished request's record that metrics use; they have the names of the columns."""
 
     endpoint: str
     gateway: str | None
@@ -141,7 +141,7 @@ def count_fallback(provider: str, reason: str) -> None:
     """Counts a target that was given up for another one.
 
     Args:
-        provider: the provider of the one that was given up.
+        provider: the provider of the target that was given up.
         reason: the code or the type of its error, as on the attempt.
     """
     fallbacks_total.labels(provider, get_component(ForeignLabels).bound_error(reason)).inc()
@@ -152,8 +152,8 @@ def make_gauge(
 ) -> Gauge:
     """Returns a new gauge whose value is the sum, the maximum or the minimum over living workers.
 
-    Gauges are made by this module, because prometheus_client must be set up for several processes, as above, before the
-    first metric is made; an earlier metric would not be shared.
+    This module creates gauges, because prometheus_client must be set up for several processes, as above, before the
+    first metric is created; an earlier metric would not be shared.
     """
     return Gauge(name, documentation, labels, multiprocess_mode=mode)
 
@@ -183,7 +183,7 @@ def count_limit_refusal(
 def count_draw(
     kind: Literal["budget", "rate", "concurrent", "all"], result: Literal["done", "refused", "failed"]
 ) -> None:
-    """Counts a draw; all of a call fail together."""
+    """Counts a draw; all draws of a call fail together."""
     limit_draws_total.labels(kind, result).inc()
 
 
@@ -193,36 +193,36 @@ def observe_limit_wait(seconds: float) -> None:
 
 
 def count_overrun(unit: str, amount: float) -> None:
-    """Counts what was used above the amount of a budget, in its unit."""
+    """Counts use above the amount of a budget, in its unit."""
     budget_overrun_total.labels(unit).inc(amount)
 
 
 def count_unaccounted(unit: str, amount: float) -> None:
-    """Counts what a dead worker had drawn of a budget and may have spent without a record, in the budget's unit."""
+    """Counts a dead worker's draws from a budget that it may have spent without a record, in the budget's unit."""
     budget_unaccounted_total.labels(unit).inc(amount)
 
 
 def count_rejected_row() -> None:
-    """Counts a record that PostgreSQL refused, also without its details; it is in rejected.jsonl."""
+    """Counts a record that PostgreSQL refused even without its details; it is in rejected.jsonl."""
     rejected_rows_total.inc()
 
 
 def count_request_fault(step: str) -> None:
-    """Counts a step at the end of a request that failed by a mistake in the gateway."""
+    """Counts a failure, by a mistake in the gateway, of a step at the end of a request."""
     request_faults_total.labels(step).inc()
 
 
 def count_webhook_message(result: Literal["delivered", "retried", "given_up"]) -> None:
-    """Counts what became of a message to LIMITS_WEBHOOK; "retried" is an attempt that another one follows."""
+    """Counts the outcome of a message to LIMITS_WEBHOOK; "retried" is an attempt that another one follows."""
     webhook_messages_total.labels(result).inc()
 
 
 def set_clock_skew(seconds: float) -> None:
-    """Sets by how much the clocks of PostgreSQL and of this machine differ, in seconds."""
+    """Sets the difference between the clocks of PostgreSQL and this machine, in seconds."""
     _get_clock_skew().set(seconds)
 
 
-# Made at the first use: a gauge is a file of its process, and commands of `flask` must not create one.
+# Created at the first use: a gauge is a file of its process, and commands of `flask` must not create one.
 @cache
 def _get_clock_skew() -> Gauge:
     return make_gauge("gateway_clock_skew_seconds", "Difference from PostgreSQL's clock, either way.", "livemax")
@@ -234,7 +234,7 @@ def observe_overhead(stream: bool, seconds: float) -> None:
 
 
 def _count_retries(attempts: list[dict[str, Any]], provider: str) -> None:
-    """Counts the attempts at a target that was tried before; those without one of their own were at `provider`."""
+    """Counts repeated attempts at the same target; attempts without a provider were at `provider`."""
     tried = set()
     for attempt in attempts:
         target = attempt.get("provider") or provider, attempt.get("model")

@@ -1,7 +1,7 @@
-"""The migrations that this code has, found without the libraries that apply them.
+"""The migrations of this code, found without the libraries that apply them.
 
 A revision's id is the number at the start of its file name. So the checks before the start and a worker know the newest
-one without importing SQLAlchemy or Alembic, which takes longer than all else that they do for it.
+one without importing SQLAlchemy or Alembic, which takes longer than all their other work.
 """
 
 from __future__ import annotations

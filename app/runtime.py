@@ -1,6 +1,6 @@
-"""The state of one process: its settings, and one of each component that keeps state between requests.
+"""The state of one process: its settings, and one instance of each component that keeps state between requests.
 
-A component keeps connections, caches, counters or threads. It is made at its first use and lives as long as the
+A component keeps connections, caches, counters or threads. It is created at its first use and lives as long as the
 runtime. Settings never change within a runtime: after a fork, or with other settings (as in tests), there is a new,
 empty runtime. So no component has to check whether its state is still current.
 
@@ -19,7 +19,7 @@ from app.logs import hide_secrets
 
 
 class Component:
-    """Base class of the components, of which a runtime has one each.
+    """Base class of the components; a runtime has one instance of each.
 
     Attributes:
         runtime: the runtime that the component belongs to; it gives access to other components.
@@ -34,7 +34,7 @@ class Component:
         """Ends threads and closes files and connections, because the runtime is replaced or the process ends."""
 
     def abandon(self) -> None:
-        """Releases what belongs to the parent process. Called in a forked child, in which none of our threads run."""
+        """Releases resources of the parent process. Called in a forked child, in which none of our threads run."""
 
 
 C = TypeVar("C", bound=Component)
@@ -47,7 +47,7 @@ class Runtime:
         settings: the settings that all components use.
 
     Attributes:
-        worker_id: the id of this process in the journal, in the registry of workers, and in what it draws of limits.
+        worker_id: the id of this process in the journal, in the registry of workers, and in its draws from limits.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,7 +55,7 @@ class Runtime:
         self.worker_id = uuid.uuid4().hex
         hide_secrets(get_secrets(settings))
         self._components: dict[type[Component], Any] = {}
-        self._lock = threading.RLock()  # Making a component may make another one.
+        self._lock = threading.RLock()  # Creating a component may create another one.
 
     def get(self, kind: type[C]) -> C:
         """Returns the component of this class, made at the first call."""
@@ -74,12 +74,12 @@ class Runtime:
         return self._components.get(kind)
 
     def close(self) -> None:
-        """Closes all components, beginning with the one made last."""
+        """Closes all components, the newest first."""
         while self._components:
             self._components.popitem()[1].close()
 
     def abandon(self) -> None:
-        """Makes all components release what belongs to the parent process."""
+        """Makes all components release resources of the parent process."""
         while self._components:
             self._components.popitem()[1].abandon()
 
@@ -88,7 +88,7 @@ _runtime: Runtime | None = None
 
 
 def get_runtime() -> Runtime:
-    """Returns the runtime of this process; the first call makes one with the settings of the environment.
+    """Returns the runtime of this process; the first call creates one with the settings of the environment.
 
     Raises:
         SettingsError: a setting is malformed.

@@ -1,4 +1,4 @@
-"""How the text of a setting becomes its value: one parser for each kind, which refuses what it cannot be.
+"""Parsers for the texts of settings: one for each kind of value, which refuses invalid texts.
 
 A parser takes the setting's name, for the error, and its text.
 """
@@ -18,7 +18,7 @@ from app.database_session import move_hosts, split_hosts
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# 16 random letters and digits hold 95 bits; shorter keys are mostly words.
+# 16 random letters and digits have 95 bits; shorter keys are mostly words.
 LEAST_KEY_CHARACTERS = 16
 
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
@@ -26,7 +26,7 @@ _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# A browser's Origin header: a scheme (also of an app, such as tauri://) and a host, without a path.
+# A browser's Origin header: a scheme (possibly of an app, such as tauri://) and a host, without a path.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,?#@*]+")
 # Two numbers of at most three digits, with decimals.
 _BAND = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?) ?[-–] ?([0-9]{1,3}(?:\.[0-9]{1,3})?) ?%?", re.ASCII)
@@ -35,7 +35,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 class SettingsError(Exception):
-    """A setting is missing, malformed or contradicts another; the text names it and says what it may be."""
+    """A setting is missing, malformed or contradicts another; the text names it and its possible values."""
 
 
 def whole_number(least: int, most: int) -> Callable[[str, str], int]:
@@ -63,7 +63,7 @@ def parse_seconds(name: str, value: str) -> float:
 
 
 def parse_yes_or_no(name: str, value: str) -> bool:
-    """Returns whether the text says yes: `true` or `false`, and the usual words for them."""
+    """Returns whether the text means yes: `true` or `false`, and the usual words for them."""
     words = {
         "1": True,
         "true": True,
@@ -100,7 +100,7 @@ def parse_percent_band(name: str, value: str) -> tuple[Decimal, Decimal]:
 
 
 def parse_gateway_name(name: str, value: str) -> str:
-    """Returns the name of a gateway, which travels in a header that has commas and equals signs of its own."""
+    """Returns the name of a gateway; it is sent in a header that uses commas and equals signs itself."""
     if not _NAME.fullmatch(value):
         raise SettingsError(
             f"{name} is {value!r}; it must have 1 to 64 letters, digits, dots, underscores and hyphens."
@@ -121,7 +121,7 @@ def parse_http_url(name: str, value: str) -> str:
 
 
 def parse_webhook_url(name: str, value: str) -> str:
-    """Returns an http:// or https:// address, which may have a query. No error repeats it: it may hold a token."""
+    """Returns an http:// or https:// address, possibly with a query. No error repeats it: it may hold a token."""
     try:
         parts = urlsplit(value)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -135,7 +135,7 @@ def parse_webhook_url(name: str, value: str) -> str:
 
 
 def parse_webhook_secret(name: str, value: str) -> str:
-    """Returns a secret of Standard Webhooks: 24 to 64 bytes in base64, perhaps after `whsec_`. No error repeats it."""
+    """Returns a secret of Standard Webhooks: 24 to 64 bytes in base64, possibly after `whsec_`. No error repeats it."""
     try:
         secret = base64.b64decode(value.removeprefix("whsec_"), validate=True)
     except binascii.Error:
@@ -148,7 +148,7 @@ def parse_webhook_secret(name: str, value: str) -> str:
 
 
 def parse_secret(name: str, value: str) -> str:
-    """Returns a key, which travels in an HTTP header."""
+    """Returns a key, which is sent in an HTTP header."""
     _raise_if_quoted(name, value)
     # Keys are sent in an HTTP header, so characters other than visible ASCII are a copying error.
     if not all("!" <= character <= "~" for character in value):
@@ -157,7 +157,7 @@ def parse_secret(name: str, value: str) -> str:
 
 
 def parse_gateway_key(name: str, value: str) -> str:
-    """Returns a key to this gateway that the operator makes, which must be long enough not to be guessed."""
+    """Returns a key to this gateway that an operator chose; it must be too long to be guessed."""
     parse_secret(name, value)
     if len(value) < LEAST_KEY_CHARACTERS:
         raise SettingsError(
@@ -168,12 +168,12 @@ def parse_gateway_key(name: str, value: str) -> str:
 
 
 def parse_secrets(name: str, value: str) -> tuple[str, ...]:
-    """Returns keys, separated by commas, which no key contains; the first one is used first."""
+    """Returns keys from a list with commas, which no key contains; the first one is used first."""
     return _parse_list(name, value, parse_secret)
 
 
 def parse_gateway_keys(name: str, value: str) -> tuple[str, ...]:
-    """Returns keys to this gateway, separated by commas; each one works."""
+    """Returns keys to this gateway from a list with commas; all of them work."""
     return _parse_list(name, value, parse_gateway_key)
 
 
@@ -196,7 +196,7 @@ def parse_database_url(name: str, value: str) -> str:
     """Returns the address of a PostgreSQL database with the driver psycopg2. The password is never in an error."""
     _raise_if_quoted(name, value)
     scheme, separator, rest = value.partition("://")
-    # Heroku sets postgres://, and SQLAlchemy 2.1 takes postgresql:// to mean psycopg 3, so the driver is named.
+    # Heroku sets postgres://, and for SQLAlchemy 2.1 postgresql:// means psycopg 3, so the driver is named.
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+psycopg2"}:
         raise SettingsError(
             f"{name} must begin with postgresql:// or postgres://; the gateway supports PostgreSQL only."
@@ -206,14 +206,14 @@ def parse_database_url(name: str, value: str) -> str:
 
 
 def _raise_if_bad_address(name: str, rest: str) -> None:
-    """Checks `user:password@host:port/name?…`. The error texts repeat no part of it, because any could be the password.
+    """Checks `user:password@host:port/name?…`. Error texts repeat no part of it; any part could be the password.
 
     Raises:
-        SettingsError: SQLAlchemy would refuse it, or take a part of the password for the host.
+        SettingsError: SQLAlchemy would refuse it, or mistake part of the password for the host.
     """
     path = rest.partition("?")[0]
     authority = path.partition("/")[0]
-    # After the first ? should be name=value; an @ in the first name belongs to a password with a ? in it.
+    # The first ? should be followed by name=value; an @ in the first name belongs to a password that contains a ?.
     if path.count("@") > 1 or "@" in path[len(authority) :] or "@" in rest.partition("?")[2].partition("=")[0]:
         raise SettingsError(
             f"{name} has an unescaped @, / or ? in the user or the password;"
@@ -276,5 +276,5 @@ def parse_origins(name: str, value: str) -> frozenset[str]:
             f"{name} is {value!r}; it must be * for all, none, or origins such as https://app.example.com with commas"
             " between, without a path."
         )
-    # Browsers leave the default port out.
+    # Browsers leave out the default port.
     return frozenset(origin.removesuffix(_DEFAULT_PORTS.get(origin.partition(":")[0], "/")) for origin in origins)

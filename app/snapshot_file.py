@@ -1,12 +1,12 @@
-"""A file in which the workers of a host keep what the database had, for one that starts while the database is away.
+"""A host's file with data from the database, kept by its workers for one that starts while the database is away.
 
     {"version":2,"database":"…","fingerprint":"…","confirmed_at":1763800000}    padded to HEADER_BYTES, a line feed
     the content
 
-Content is written to another file, which then takes the name, so that a reader finds either the old or the new one.
-`confirmed_at` alone, the Unix time at which the database last had exactly this content, is overwritten in place. It is
-in the file and not the file's own time, because copies and backups have times of their own. Nothing waits for the disk:
-after a power cut the file may be damaged, and then it is not used.
+Content is written to another file, which then takes the name, so a reader finds either the old or the new one. Only
+`confirmed_at`, the Unix time at which the database last had exactly this content, is overwritten in place. It is in the
+file and not the file's own time, because copies and backups have times of their own. Nothing waits for the disk: after
+a power cut the file may be damaged, and then it is not used.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ import msgspec
 from app.logs import log_event
 
 HEADER_BYTES = 256
-# Below the 10 s between two looks of a worker, so that a worker alone on its host renews the time at each of them.
+# Below the 10 s between two checks by a worker, so that a host's only worker renews the time at each check.
 CONFIRM_S = 5.0
-# A clock that was set back by more than this makes the time of the file worthless.
+# If a clock was set back by more than this, the time in the file is worthless.
 _CLOCK_TOLERANCE_S = 5.0
 
 Content = TypeVar("Content")
 
 
 class FileUnusable(Exception):
-    """The file is missing or must not be used; the text says why."""
+    """The file is missing or must not be used; the text gives the reason."""
 
 
 class Saved(NamedTuple, Generic[Content]):
-    """The content of the file, its fingerprint, and the Unix time at which the database last had exactly this."""
+    """The file's content, its fingerprint, and the Unix time at which the database last had exactly this."""
 
     content: Content
     fingerprint: str
@@ -61,8 +61,8 @@ class SnapshotFile(Generic[Content]):
     Args:
         path: the file.
         database: identifies the database.
-        version: of the format of the content.
-        max_bytes: a larger file is not ours, and reading it would block the worker.
+        version: the version of the content's format.
+        max_bytes: a larger file is not the gateway's, and reading it would block the worker.
         encode: content → the bytes in the file.
         decode: the bytes → the content; raises msgspec.DecodeError or UnicodeDecodeError if they are damaged.
         logged_as: the beginning of the events in the log, as in "key_file".
@@ -91,7 +91,7 @@ class SnapshotFile(Generic[Content]):
         self._has_failed = False
 
     def read(self, *, after: float, longest_age_s: float) -> Saved[Content] | None:
-        """Returns the content; None if it was not confirmed later than at `after`, a Unix time.
+        """Returns the content; None if it was not confirmed after `after`, a Unix time.
 
         Raises:
             FileUnusable: there is no file, or it must not be used, for example because it was confirmed
@@ -110,12 +110,12 @@ class SnapshotFile(Generic[Content]):
             raise FileUnusable(f"it cannot be read ({error.strerror})") from None
 
     def save(self, fingerprint: str, content: Content, confirmed_at: float) -> bool:
-        """Makes the file have this content and this time, unless another worker wrote a newer one. It never raises.
+        """Gives the file this content and time, unless another worker wrote newer ones. It never raises.
 
-        If the disk fails, that is logged once.
+        A disk failure is logged once.
 
         Returns:
-            False if another worker is just writing the file, perhaps with another content: then call this again soon.
+            False if another worker is writing the file, possibly with other content: then call this again soon.
         """
         header = _Header(self._version, self._database, fingerprint, int(confirmed_at))
         try:
@@ -137,7 +137,7 @@ class SnapshotFile(Generic[Content]):
                 if found.fingerprint != header.fingerprint:
                     return found.confirmed_at > header.confirmed_at
                 if not self._is_verified:
-                    # Once, because only its beginning may have survived a power cut.
+                    # Once, because possibly only its beginning survived a power cut.
                     self._is_verified = self._read_content(descriptor) == content
                     if not self._is_verified:
                         return False
@@ -148,7 +148,7 @@ class SnapshotFile(Generic[Content]):
             return False
 
     def _replace(self, header: _Header, content: Content) -> bool:
-        """Writes a new file; returns False if another worker is doing that."""
+        """Writes a new file; returns False if another worker is doing so."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self._next_path, flags, 0o600)
@@ -178,7 +178,7 @@ class SnapshotFile(Generic[Content]):
             FileUnusable: another user could have written it.
             OSError: it is missing or cannot be opened.
         """
-        # Without following links, and without waiting for the other end of a pipe.
+        # Does not follow links, and does not wait for the other end of a pipe.
         descriptor = os.open(self.path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             state = os.fstat(descriptor)

@@ -1,6 +1,6 @@
-"""Finds the compiled way of streamed events, which `make speedups` builds from speedups/, if it is there and wanted.
+"""Finds the compiled way of streamed events, built by `make speedups` from speedups/, if it is there and enabled.
 
-It does the same as the Python beside it, which is what one reads and which serves wherever this is not installed.
+It does the same as the Python code beside it, which people read and which runs wherever this is not installed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from app.config import ROOT, Settings
 
-# Counted up, here and in the compiled module, with each change of what the two expect of each other.
+# Incremented, here and in the compiled module, with each change of the interface between the two.
 FACE = 1
 
 _MODULE = "gateway_speedups"
@@ -27,7 +27,7 @@ class Speedups(Protocol):
         FACE: as above.
         SOURCE_DIGEST: the SHA-256 of the source that it was built from, in hexadecimal digits.
         RECEIVE_BYTES, LONGEST: the constants of the same names in Python.
-        Passage: makes what `Passage` (services/streaming/passage.py) is in Python; see `make_passage` there.
+        Passage: makes the compiled form of `Passage` (services/streaming/passage.py); see `make_passage` there.
         serve_some: the inner loop of `PacedSockets` (upstream/ready_sockets.py).
     """
 
@@ -40,7 +40,7 @@ class Speedups(Protocol):
 
 
 class Finding(NamedTuple):
-    """The module if it may be used, or why the one that is installed may not; neither if none is installed."""
+    """The module if it may be used, or why the installed one may not; neither if none is installed."""
 
     speedups: Speedups | None = None
     problem: str | None = None
@@ -65,7 +65,7 @@ def find_speedups() -> Finding:
 
 
 def _read_source_digest() -> str | None:
-    """Returns the digest of the source that belongs to this code; None if only the module is installed here."""
+    """Returns the digest of the source for this code; None if only the module is installed here."""
     try:
         return hashlib.sha256(_SOURCE.read_bytes()).hexdigest()
     except OSError:

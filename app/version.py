@@ -1,4 +1,4 @@
-"""Which version of the gateway this is: its number, and a digest of its code, which no one can forget to change."""
+"""The version of this code: a number, and a digest of the files, which nobody can forget to change."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def compute_digest() -> str:
 
 
 def get_version() -> str:
-    """Returns the version as logs and `/health` show it, such as `0.1.0+1f0c0ffee123`."""
+    """Returns the version in the form of logs and `/health`, such as `0.1.0+1f0c0ffee123`."""
     return f"{VERSION}+{compute_digest()}"

@@ -11,10 +11,10 @@ T = TypeVar("T")
 # The slowest of the loops takes 20 µs per item, so a slice takes 2 ms.
 SLICE_ITEMS = 100
 
-# Under gevent a sleep of zero only runs greenlets that are ready; a longer one also serves sockets and timers.
+# Under gevent a sleep of zero only runs ready greenlets; a longer one also serves sockets and timers.
 PAUSE_S = 0.001
 
-# The same without a wait: gevent's loop makes one pass, and the work goes on. For work that a client waits for.
+# The same without a wait: gevent's loop makes one pass, and the work continues. For work that a client waits for.
 PASS_S = 1e-6
 
 

@@ -1,6 +1,6 @@
-"""Compiles gateway_speedups.c into the environment of the Python that runs this, or into the directory that is named.
+"""Compiles gateway_speedups.c into the environment of the running Python, or into the named directory.
 
-`make speedups` calls it. It needs a C compiler and the headers of that Python, and no package: setuptools would be one
+`make speedups` calls it. It needs a C compiler and the headers of that Python, but no package: setuptools would be one
 that nothing pins.
 """
 
@@ -21,7 +21,7 @@ def build(directory: Path) -> Path:
     """Compiles the module into `directory` and returns its file.
 
     Raises:
-        SystemExit: it cannot be compiled or loaded here; the message says what is missing.
+        SystemExit: it cannot be compiled or loaded here; the message names the missing part.
     """
     include = Path(sysconfig.get_path("include"))
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -33,10 +33,10 @@ def build(directory: Path) -> Path:
             " python3-dev. The gateway does the same without it."
         )
     name = SOURCE.stem + sysconfig.get_config_var("EXT_SUFFIX")
-    # Renamed at the end, so that a gateway that runs keeps the file that it has loaded.
+    # Renamed at the end, so that a running gateway keeps the file that it has loaded.
     made = directory / f".{name}.{os.getpid()}"
     flags = ["-O2", "-Wall", "-Wextra", "-Werror=implicit", "-fPIC", "-shared", f"-I{include}"]
-    # By which app/speedups.py notices a module of an earlier source.
+    # app/speedups.py recognises a module of an earlier source by this digest.
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
     subprocess.run([compiler, *flags, f'-DSOURCE_DIGEST="{digest}"', "-o", made, SOURCE], check=True)
     return made.replace(directory / name)

@@ -1,7 +1,7 @@
 """The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
-A module holds the group of commands, or the command, that it is named after. errors.py turns their errors into one
-sentence, tables.py formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits, and
+A module has the group of commands, or the command, of the same name. errors.py turns errors into one sentence,
+tables.py formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits, and
 limit_tables.py formats them.
 """
 
@@ -50,12 +50,12 @@ def register_commands(app: Flask) -> None:
 
 
 class CommandsWithoutSettings(AppGroup):
-    """The commands of an application that cannot be made, because a setting is wrong.
+    """The commands of an application that cannot be created because a setting is wrong.
 
-    `doctor`, which names all that is wrong, and `version` work. Others have their help, and say what is to be mended.
+    `doctor`, which names all problems, and `version` work. Other commands show their help, and name the problem.
 
     Args:
-        reason: what is wrong.
+        reason: the problem.
     """
 
     def __init__(self, reason: str) -> None:
@@ -66,15 +66,15 @@ class CommandsWithoutSettings(AppGroup):
             self.add_command(command)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the names of all commands, for the help, and has it end with what is wrong and which of them work."""
+        """Returns the names of all commands for the help, which it ends with the problem and the working commands."""
         ctx.command.epilog = f"\b\n{self._note}"  # In one line, as click leaves it after this character.
         return super().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Returns a command that works, or one that is only asked for its help.
+        """Returns a working command, or one that is only asked for its help.
 
         Raises:
-            SystemExit: it is another one.
+            SystemExit: it is any other command.
         """
         if cmd_name not in {command.name for command in _WITHOUT_SETTINGS} and not _is_help_wanted():
             sys.exit(self._note)

@@ -1,7 +1,7 @@
 """The command `bin/gateway`: the commands of `flask --app wsgi`, from any directory, with the settings of `make run`.
 
-Unlike `flask`, it leaves `.env` to the gateway. `flask` would put the defaults that stand there into the environment,
-where they count more than `.env.local`.
+Unlike `flask`, it leaves `.env` to the gateway. `flask` would put the defaults in it into the environment, where they
+would precede `.env.local`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _make_app() -> Flask:
 
 
 def _use_settings_of_run() -> None:
-    """Adds the settings of the `make run` that runs now, but for those of this environment."""
+    """Adds the settings of the running `make run`, except those set in this environment."""
     given = {name: value for name, value in os.environ.items() if value.strip()}
     os.environ.update({**read_run_file(), **given})
 
@@ -30,7 +30,7 @@ def _use_settings_of_run() -> None:
 def main() -> None:
     """Runs one command."""
     _use_settings_of_run()
-    os.environ["FLASK_SKIP_DOTENV"] = "1"  # Says to wsgi.py that nothing has come from `.env`.
+    os.environ["FLASK_SKIP_DOTENV"] = "1"  # Tells wsgi.py that nothing has come from `.env`.
     group = FlaskGroup(
         create_app=_make_app,
         add_default_commands=False,
@@ -38,7 +38,7 @@ def main() -> None:
         load_dotenv=False,
         help="The gateway's commands. Settings are read from the environment, .env.local and .env.",
     )
-    group.params = []  # Those of Flask choose another application and its debug mode.
+    group.params = []  # Flask's own options select another application and its debug mode.
     args = ["version"] if sys.argv[1:] == ["--version"] else sys.argv[1:]
     group.main(args=args, prog_name="bin/gateway")
 

@@ -112,7 +112,7 @@ def _open_output(output: Path | None) -> Iterator[BinaryIO]:
     if output is None:
         yield sys.stdout.buffer
         return
-    # The file is renamed when it is complete, so that a file of the given name is never half an export.
+    # The file is renamed when it is complete, so a file with the given name is never half an export.
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         with unfinished.open("wb") as file:

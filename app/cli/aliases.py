@@ -1,4 +1,4 @@
-"""`bin/gateway aliases`: gives models names of one's own, shows them, and takes them away."""
+"""`bin/gateway aliases`: gives models names of one's own, shows these, and removes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TO_HELP = "The models, as <provider>/<model>, divided by commas; the first is a
 _WEIGHTS_HELP = "Shares of the requests: a number for each model in order, as in 3,1, or <model>=3 for some of them."
 _SORT_HELP = "For each request, first the cheapest, the quickest to begin, or the fastest model."
 _OVERRIDE_HELP = "FIELD=VALUE: what each request is to have in this field; VALUE is JSON or a text. Repeatable."
-# What --clear takes, and the value of an alias without it.
+# The values for --clear, and an alias's field after it.
 _EMPTY: dict[str, Any] = {"sort": None, "overrides": {}, "weights": None}
 
 
@@ -74,7 +74,7 @@ def _split(text: str, option: str) -> list[str]:
 
 
 def _weigh(targets: Sequence[TargetTerms], text: str) -> tuple[TargetTerms, ...]:
-    """Returns the targets with these weights; those that are named by none keep what they have."""
+    """Returns the targets with these weights; targets without a weight in the text keep theirs."""
     parts, names = _split(text, "--weights"), [target.name for target in targets]
     if not any("=" in part for part in parts):
         if len(parts) != len(names):

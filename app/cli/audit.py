@@ -1,4 +1,4 @@
-"""`bin/gateway audit`: shows who changed what."""
+"""`bin/gateway audit`: shows all changes and their authors."""
 
 from __future__ import annotations
 

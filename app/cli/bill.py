@@ -46,7 +46,7 @@ def reconcile(month: str | None, gateway: str | None, no_fetch: bool, as_json: b
             today = select_now(connection).date()
         chosen = choose_month(month, today)
         if not no_fetch:
-            # Today is never complete, but a month that begins today has nothing else.
+            # Today is never complete, but a month that begins today has no other day.
             last = max(chosen.start, min(chosen.last, today - timedelta(days=1)))
             fetch_bill(provider, chosen.start, last)
         report = select_reconciliation(provider.name, chosen.name)

@@ -9,7 +9,7 @@ from app.services.bill import Compared, Finding, Reconciliation
 
 # More models than this would scroll the findings off the screen; --json has all of them.
 MAX_MODELS = 20
-# The most days that are named for a finding.
+# The most days named for a finding.
 _MAX_DAYS = 5
 _MODEL_WIDTH = 44
 
@@ -17,7 +17,7 @@ _STATES = {"costs_open": "costs open", "not_fetched": "not fetched"}
 
 
 def format_reconciliation(report: Reconciliation) -> str:
-    """Returns the report as text; what is not known is a dash."""
+    """Returns the report as text; unknown figures are dashes."""
     band = f"{report.band_from:.1%} to {report.band_to:.1%}"
     verdict = {
         True: f"in the band of {band}",
@@ -91,7 +91,7 @@ def _format_group(title: str, rows: Sequence[tuple[str, Compared]]) -> list[str]
 
 
 def _clean(text: str) -> str:
-    # A provider chooses its names, and a terminal acts on control characters.
+    # A provider chooses its names, and a terminal interprets control characters.
     return "".join(character if character.isprintable() else "?" for character in text)
 
 

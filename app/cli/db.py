@@ -35,7 +35,7 @@ def upgrade_command(revision: str) -> None:
     If later code has migrated the database further, there is nothing to do: every migration works with the code before
     it, so that a rollback is possible.
     """
-    from app.doctor import check_migration_addresses  # Only here: each worker imports the commands.
+    from app.doctor import check_migration_addresses  # Imported here, because each worker imports the commands.
 
     with plain_errors():
         findings = list(check_migration_addresses())

@@ -1,4 +1,4 @@
-"""`bin/gateway doctor`: examines the set-up, also where settings are malformed."""
+"""`bin/gateway doctor`: examines the set-up, even if settings are malformed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 @click.option("--paid", is_flag=True, help="Also send one request of one token with each key, which providers bill.")
 def doctor_command(url: str | None, as_json: bool, silence_s: int | None, paid: bool) -> None:
     """Check settings, database, disk, providers and proxies. Exit code 1 if something fails."""
-    from app.doctor import examine  # Only here: each worker imports the commands.
+    from app.doctor import examine  # Imported here, because each worker imports the commands.
 
     failed = 0
     for result in examine(url, silence_s=silence_s, paid=paid):

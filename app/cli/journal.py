@@ -1,4 +1,4 @@
-"""`bin/gateway journal`: which hosts there are, and what becomes of the journals of those that are gone."""
+"""`bin/gateway journal`: lists the hosts, and delivers or gives up the journals of lost ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bin/gateway budgets leases`, `release`, `check`, `forgive`: what workers drew from budgets, and corrections."""
+"""`bin/gateway budgets leases`, `release`, `check`, `forgive`: the draws of workers from budgets, and corrections."""
 
 from __future__ import annotations
 

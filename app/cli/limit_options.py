@@ -1,4 +1,4 @@
-"""The options of all commands that set limits, and times as such commands take them."""
+"""The options of all commands that set limits, and the times in such options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TOKENS = click.IntRange(1, MAX_TOKENS)
 _MODELS_HELP = "Allowed models, as patterns of provider/id, such as '*/deepseek-v3p1,*/llama-*'."
 _BUDGET_HELP = "Such as 50/month (USD), 5M-tokens/day or 1000-requests/24h; repeatable."
 _UNITS = {"m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-# What --clear takes, and the field that it takes away.
+# Value of --clear → the field that it clears, and the field's value afterwards.
 _FIELDS: dict[str, tuple[str, Any]] = {
     "group": ("group", None),
     "expires": ("expires_at", None),
@@ -55,13 +55,13 @@ def limit_options(command: Command) -> Command:
 
 
 def clear_option(*, of_keys: bool = False) -> Callable[[Command], Command]:
-    """Returns the option `--clear`, with the fields of keys too or without them."""
+    """Returns the option `--clear`, including the fields of keys or not."""
     choices = list(_FIELDS) if of_keys else _OF_LIMITS
     return click.option("--clear", multiple=True, type=_Clearable(choices), help="A limit to take away; repeatable.")
 
 
 class _Clearable(click.Choice[str]):
-    """The limits that --clear can take away. The error for a budget says what ends one."""
+    """The limits that --clear can remove. The error for a budget names the command that ends one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Returns the name, or raises click.BadParameter."""
@@ -71,7 +71,7 @@ class _Clearable(click.Choice[str]):
 
 
 def read_limits(given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of LimitChanges that were given as options, and removes those from `given`.
+    """Returns the fields of LimitChanges given as options, and removes them from `given`.
 
     Raises:
         click.ClickException: an option makes no sense.
@@ -109,7 +109,7 @@ def _read_budgets(given: dict[str, Any]) -> tuple[BudgetTerms, ...] | None:
 def _read_patterns(text: str) -> tuple[str, ...]:
     patterns = tuple(part.strip() for part in text.split(",") if part.strip())
     if not patterns:
-        # None at all would allow every model, which an unset variable of a script must not do.
+        # An empty list would allow every model, which an unset variable in a script must not cause.
         raise click.UsageError("--models names no model. Give patterns as --help shows them, or leave it out for all.")
     return patterns
 
@@ -122,7 +122,7 @@ def _read_percents(text: str) -> tuple[int, ...]:
 
 
 def _warn_of_unknown_providers(patterns: tuple[str, ...]) -> None:
-    """Warns of patterns that match no model of any provider; which models there are, only the gateway knows."""
+    """Warns of patterns that match no model of any provider. Only the gateway knows the models."""
     for pattern in patterns:
         provider, slash, _ = pattern.lower().partition("/")
         if slash and find_idle_patterns([provider], PROVIDERS):
@@ -130,10 +130,10 @@ def _warn_of_unknown_providers(patterns: tuple[str, ...]) -> None:
 
 
 def parse_duration(text: str) -> int:
-    """Returns the seconds of a duration such as 90m, 24h, 30d or 2w; 0 is one too.
+    """Returns the seconds of a duration such as 90m, 24h, 30d or 2w; 0 is allowed.
 
     Raises:
-        click.UsageError: it is not one.
+        click.UsageError: it is not a duration.
     """
     found = re.fullmatch(r"(\d{1,6})([mhdw])", text.strip().lower())
     if found is None and text.strip() != "0":
@@ -142,7 +142,7 @@ def parse_duration(text: str) -> int:
 
 
 def read_expiry(text: str | None) -> Any:
-    """Returns the time at which a key is to expire; UNSET if none is given.
+    """Returns the expiry of a key; UNSET if none is given.
 
     Args:
         text: a day or a time in ISO 8601, in UTC if it has no offset, or a duration from now.

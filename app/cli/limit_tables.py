@@ -10,7 +10,7 @@ from app.services.administration import BudgetState, GroupView, HolderView, KeyV
 
 
 def format_keys(keys: Sequence[KeyView]) -> str:
-    """Returns all keys as a table; what no key has, an expiry for instance, has no column."""
+    """Returns all keys as a table; a property that no key has, for instance an expiry, has no column."""
     lines = [f"{'ID':12} {'NAME':24} {'ENDS IN':8} {'CREATED':20} REVOKED"]
     is_plain = not any(key.holder or key.expires_at or key.is_operator for key in keys)
     if not is_plain:
@@ -45,7 +45,7 @@ def format_key(key: KeyView) -> str:
 
 
 def format_holders(holders: Sequence[HolderView]) -> str:
-    """Returns holders as a table, with how many of their keys are not revoked and what all have cost this month."""
+    """Returns holders as a table, with the number of their live keys and the cost of all keys this month."""
     lines = [f"{'NAME':24} {'GROUP':16} {'KEYS':>6} {'COST THIS MONTH':>16} BUDGETS"]
     for holder in holders:
         keys = sum(key.revoked_at is None for key in holder.keys)

@@ -1,4 +1,4 @@
-"""`bin/gateway activity reprice`: gives a cost to records whose price was not known when they were made."""
+"""`bin/gateway activity reprice`: adds a cost to records whose price was not known when they were made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bin/gateway activity retries`: what the retries of clients cost."""
+"""`bin/gateway activity retries`: shows the cost of clients' retries."""
 
 from __future__ import annotations
 

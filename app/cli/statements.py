@@ -1,4 +1,4 @@
-"""A statement as CSV, and as a page to print."""
+"""A statement as CSV, and as a page for printing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app.layout import render_text
 from app.services.bill import StatedReconciliation, Statement, StatementRow
 from app.services.reports import encode_table
 
-# The columns that lines and totals have by the names of their fields.
+# The columns of lines and totals, by the names of their fields.
 _FIELDS = (
     "key",
     "key_name",

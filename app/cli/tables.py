@@ -15,7 +15,7 @@ MAX_MODELS = 20
 
 _NAME_WIDTH = 56
 
-# The order of the fields of an attempt, which PostgreSQL does not keep; others come last.
+# The order of an attempt's fields, which PostgreSQL does not keep; other fields come last.
 _ATTEMPT_FIELDS = ("provider", "model", "status", "error", "ms", "tokens", "cost_usd")
 
 
@@ -30,7 +30,7 @@ def format_stats(stats: Stats) -> str:
 
 
 def format_story(story: RequestStory) -> str:
-    """Returns the record of a request as text, a line for each value that is known; attempts have a line each."""
+    """Returns the record of a request as text, a line for each known value; attempts have a line each."""
     lines = [f"{name:20} {_format_field(value)}" for name, value in story.data.items() if value not in (None, [])]
     lines += [f"{'same id':20} {other}" for other in story.others]
     if story.retries is not None:
@@ -46,7 +46,7 @@ def format_story(story: RequestStory) -> str:
 
 
 def format_retries(report: RetryReport) -> str:
-    """Returns what retries cost as text, a line for each client."""
+    """Returns the cost of retries as text, a line for each client."""
     title = f"{report.key or 'all keys'}: {report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC"
     if not report.clients:
         return f"{title}\n\nNo attempt was repeated by a retry."
@@ -59,7 +59,7 @@ def format_retries(report: RetryReport) -> str:
 
 
 def format_repriced(report: RepriceReport) -> str:
-    """Returns the new costs of records as text, a line for each model and price, and why others have none."""
+    """Returns the new costs of records as text, a line for each model and price, and the reasons for missing ones."""
     lines = [f"{'REQUESTS':>9} {'COST':>14}  {'GATEWAY':12} MODEL, PRICE"]
     for row in report.models:
         cost = f"{row.requests:>9,} {_format_value(row.cost_usd):>14}"
@@ -79,7 +79,7 @@ def _format_field(value: object) -> str:
         return f"\n{'':20} ".join(_format_attempt(attempt) for attempt in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # Providers and clients choose some texts, and a terminal acts on control characters.
+    # Providers and clients choose some texts, and a terminal interprets control characters.
     return "".join(character if character.isprintable() else "?" for character in str(value))
 
 

@@ -1,4 +1,4 @@
-"""`bin/gateway version`: which code this is."""
+"""`bin/gateway version`: shows the version of this code."""
 
 from __future__ import annotations
 

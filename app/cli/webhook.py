@@ -1,4 +1,4 @@
-"""`bin/gateway webhook`: tries the address to which warnings of budgets are sent."""
+"""`bin/gateway webhook`: tests the address for warnings of budgets."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The dashboard: pages for people, below `/dashboard/`. It is one more client of the services, as the API is.
+"""The dashboard: pages for people, below `/dashboard/`. It uses the services like the API does.
 
-frame.py        the blueprints; who is signed in; errors as pages; refusal of requests that other sites cause
+frame.py        the blueprints; the signed-in key; errors as pages; refusal of requests caused by other sites
 sign_in.py      signing in and out
-overview.py     what happened lately; window.py and charts.py are shared with activity.py, the records
+overview.py     recent figures; window.py and charts.py are shared with activity.py, the records
 requests.py     one request
-models.py       what the providers serve
-routing.py      who serves a model or an alias, and how well
+models.py       the providers' models
+routing.py      the providers of a model or an alias, and their quality
 playground.py   sends requests and shows them as code (calls.py)
-keys.py         keys; holders.py  who has them; groups.py  groups, limits of the gateway, budgets
+keys.py         keys; holders.py  their holders; groups.py  groups, limits of the gateway, budgets
 limit_forms.py  the fields of limits
-bill.py, health.py, integrity.py, settings.py   what was billed, and the state of the gateway, for operators
+bill.py, health.py, integrity.py, settings.py   the bill, and the state of the gateway, for operators
 """
 
 from app.dashboard import (

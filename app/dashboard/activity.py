@@ -36,13 +36,13 @@ Status = Annotated[str, matching(STATUS_PATTERN, "must be a status such as 429, 
 
 
 class ActivityChoice(Window, frozen=True, kw_only=True):
-    """Which records, and which page of them. A filter that is None does not apply.
+    """The chosen records, and the page of them. A filter that is None does not apply.
 
     Attributes:
         request: an id of a request; the page of that request is shown.
-        slower_s: only requests that took at least so many seconds.
-        dearer_usd: only requests that cost at least so much.
-        cursor: where the page begins.
+        slower_s: only requests that took at least this many seconds.
+        dearer_usd: only requests that cost at least this much.
+        cursor: the position where the page begins.
     """
 
     outcomes: tuple[Annotated[str, one_of(OUTCOMES)], ...] | None = msgspec.field(name="outcome", default=None)
@@ -55,7 +55,7 @@ class ActivityChoice(Window, frozen=True, kw_only=True):
     cursor: str | None = None
 
     def get_parameters(self) -> dict[str, Any]:
-        """Returns the parameters that choose the same records, without those that have their usual value."""
+        """Returns the parameters that choose the same records, except those with their usual value."""
         given: dict[str, Any] = {
             "outcome": self.outcomes,
             "status": self.statuses,
@@ -68,11 +68,11 @@ class ActivityChoice(Window, frozen=True, kw_only=True):
 
 
 def make_filter(choice: ActivityChoice, key_id: str | None) -> ActivityFilter:
-    """Returns what a choice means for the records."""
+    """Returns the filter for a choice."""
     start = choice.start
     length = TIME_RANGES[choice.time_range].length
     if start is None and length is not None:
-        # As in statistics: the window ends with the current minute.
+        # As in statistics, the window ends with the current minute.
         start = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1) - length
     return ActivityFilter(
         start=start,
@@ -119,7 +119,7 @@ def show_activity() -> Response:
 
 
 def _select_stats(choice: ActivityChoice, key_id: str | None) -> Stats | None:
-    """Returns the statistics of the window; None where there are no sums of what is chosen."""
+    """Returns the statistics of the window; None if there are no sums for the choice."""
     try:
         return select_window_stats(choice, key_id)
     except BadRequest:
@@ -134,7 +134,7 @@ def _draw(stats: Stats | None, parameters: dict[str, Any]) -> Chart | None:
 
 @pages.get("/dashboard/activity.csv")
 def export_activity() -> Response:
-    """Returns all records of a choice as CSV, as `/api/activity` does."""
+    """Returns all records of a choice as CSV, like `/api/activity`."""
     choice = read_query(ActivityChoice)
     pieces = encode_csv(stream_activity_pages(make_filter(choice, get_key_id(choice.key))))
     first = next(pieces)  # Read before the response starts, so that an unavailable database is an error page.

@@ -1,4 +1,4 @@
-"""Bill: what a provider billed beside what was recorded, by day and model, and what differs."""
+"""Bill: a provider's bill beside the records, by day and model, and the differences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.services.bill import (
 )
 from app.web import Response, matching, one_of, read_query
 
-# Findings by their kind, as a heading says them.
+# Kind of finding → its heading.
 _KINDS = {
     "day_not_billed": "Not billed",
     "day_not_recorded": "Not recorded",
@@ -34,7 +34,7 @@ _STATES = {"settled": "settled", "costs_open": "costs still open", "open": "stil
 
 
 class BillQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which month of which provider; by default that of yesterday, of the first whose bill can be read."""
+    """The month and the provider; by default yesterday's month, and the first provider whose bill can be read."""
 
     month: Annotated[str, matching(MONTH_PATTERN, "must be a month such as 2026-11")] | None = None
     gateway: Annotated[str, one_of(get_bill_names(), any_case=True)] | None = None
@@ -42,7 +42,7 @@ class BillQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 @pages.get("/dashboard/bill")
 def show_bill() -> Response:
-    """Shows the report for which `GET /api/bill/reconciliation` is the API."""
+    """Shows the report of `GET /api/bill/reconciliation`."""
     require_operator()
     query = read_query(BillQuery)
     report = select_reconciliation(query.gateway, query.month)

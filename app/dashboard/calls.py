@@ -1,7 +1,7 @@
-"""The same request as a command and as programs, to copy. The key stays in the environment of who runs them.
+"""A request as a command and as programs, to be copied. The key stays in the environment of the person who runs them.
 
-The body is JSON in which an apostrophe is an escape, so it fits between the apostrophes of a shell and of Python,
-and JSON is JavaScript too. The page's script puts bodies into the same texts.
+In the JSON of the body, apostrophes are escaped, so it fits between the apostrophes of a shell and of Python, and JSON
+is also JavaScript. The page's script inserts bodies into the same texts.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ for await (const piece of response.body) process.stdout.write(piece);""",
 
 
 def write_calls(address: str, body: dict[str, Any]) -> dict[str, str]:
-    """Returns the name of a language → the code that sends a request.
+    """Returns language → the code that sends a request.
 
     Args:
-        address: of the endpoint.
-        body: of the request.
+        address: the address of the endpoint.
+        body: the body of the request.
     """
     text = json.dumps(body, ensure_ascii=False, indent=2).replace("'", "\\u0027")
     return {name: code.replace(ADDRESS, address).replace(BODY, text) for name, code in TEMPLATES.items()}

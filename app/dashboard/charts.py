@@ -1,7 +1,7 @@
 """Charts as SVG, drawn here and coloured by the style sheet, so they need no script and are 5 KB each.
 
-The SVG stretches, so all texts are HTML around it (charts.html). Each step has a transparent rectangle with what a
-pointer shows, which leads to the requests of the step. A table shows the same as each chart.
+The SVG stretches, so all texts are HTML around it (charts.html). Each step has a transparent rectangle with the text
+for a pointer, which leads to the requests of the step. A table has the same figures as each chart.
 
 A page has hundreds of shapes, so they are plain strings in which only texts are escaped: `Markup.format`, which escapes
 each number, took a third of a page's time.
@@ -24,7 +24,7 @@ _DAY_LABELS_FROM = timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Line:
-    """One series, drawn in one colour: its name, the class of its colour, and a value a step; None is a gap."""
+    """One series in one colour: its name, the class of its colour, and a value per step; None is a gap."""
 
     name: str
     colour: str
@@ -36,15 +36,15 @@ class Chart:
     """A chart for the template.
 
     Attributes:
-        title: what it shows.
+        title: its subject.
         drawing: the SVG.
-        y_labels: the texts beside it, from above.
+        y_labels: the texts beside it, from the top.
         x_labels: the starts of steps below it, evenly spread.
-        time_form: how starts are written, see `Steps`.
+        time_form: the format of starts, see `Steps`.
         lines: as given.
         starts: the start of each step.
-        format: how a value is written.
-        is_empty: whether there is nothing to see.
+        format: formats a value.
+        is_empty: whether there is nothing to show.
     """
 
     title: str
@@ -60,13 +60,13 @@ class Chart:
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps that charts of a page share.
+    """The steps shared by the charts of a page.
 
     Attributes:
-        starts: of each.
-        length: of all of them.
-        end: of the window; a step that goes on beyond it is still running, and drawn pale.
-        links: where each leads; None if nowhere.
+        starts: the start of each step.
+        length: the length of all steps.
+        end: the end of the window; a step that extends beyond it is still running, and drawn pale.
+        links: the link of each step; None without one.
     """
 
     starts: Sequence[datetime]
@@ -75,17 +75,17 @@ class Steps:
     links: Sequence[str] | None = None
 
     def is_running(self, number: int) -> bool:
-        """Returns whether a step is not over."""
+        """Returns whether a step is still running."""
         return self.starts[number] + self.length > self.end
 
     @property
     def time_form(self) -> str:
-        """How starts are written: "clock", or "day" for steps of UTC days and quarters of them."""
+        """The format of starts: "clock", or "day" for steps of UTC days and quarters of them."""
         return "day" if self.length >= _DAY_LABELS_FROM else "clock"
 
     @cached_property
     def areas(self) -> list[tuple[str, str]]:
-        """For each step what is before and after the values in its transparent rectangle, the same in all charts."""
+        """For each step, the text before and after the values in its transparent rectangle, the same in all charts."""
         return [self._make_area(number) for number in range(len(self.starts))]
 
     def _make_area(self, number: int) -> tuple[str, str]:
@@ -180,7 +180,7 @@ def _make_chart(
 
 
 def _round_up(value: float) -> float:
-    """Returns the next number with one digit of 1, 2, 4, 6 or 8, which has a half that people read easily."""
+    """Returns the next number with one digit of 1, 2, 4, 6 or 8, whose half is easy to read."""
     if value <= 0:
         return 1
     size = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 1.0

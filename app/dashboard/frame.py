@@ -1,6 +1,6 @@
-"""The frame of all dashboard pages: who is signed in, errors as pages, and the refusal of other sites' requests.
+"""The frame of all dashboard pages: the sign-in check, errors as pages, and the refusal of other sites' requests.
 
-All of it hangs on the blueprints of the pages, so requests of the API pass through none of it.
+All of it is attached to the blueprints of the pages, so API requests pass through none of it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from app.routes import read_body
 from app.services.sessions import find_session_key
 from app.web import Response
 
-# The pages of who is signed in, and those with which one signs in.
+# The pages for signed-in people, and the pages for signing in.
 pages = Blueprint("dashboard", __name__)
 open_pages = Blueprint("dashboard_sign_in", __name__)
-# Requests of the pages' script. Their errors are JSON, as those of the API.
+# Requests of the pages' script. Their errors are JSON, like those of the API.
 calls = Blueprint("dashboard_calls", __name__)
 BLUEPRINTS = (pages, open_pages, calls)
 
@@ -34,12 +34,12 @@ _MAX_FIELDS = 200
 
 @open_pages.before_request
 def _raise_if_foreign() -> None:
-    """Refuses a POST that another web site caused.
+    """Refuses a POST caused by another web site.
 
-    Browsers say so in Sec-Fetch-Site, but not over http to another host than localhost. Then the Origin must be ours.
+    Browsers tell in Sec-Fetch-Site, but not over http to a host other than localhost. Then the Origin must be ours.
 
     Raises:
-        PermissionDenied: it came from elsewhere.
+        PermissionDenied: it came from another site.
     """
     if request.method in {"GET", "HEAD", "OPTIONS"}:
         return
@@ -56,7 +56,7 @@ def _raise_if_foreign() -> None:
 
 @pages.before_request
 def _guard() -> Response | None:
-    """Sets `g.key` to the key that is signed in; sends everybody else to the page where one signs in."""
+    """Sets `g.key` to the signed-in key; sends everybody else to the sign-in page."""
     _raise_if_foreign()
     token = request.cookies.get(COOKIE)
     key = find_session_key(token) if token else None
@@ -68,7 +68,7 @@ def _guard() -> Response | None:
 
 @calls.before_request
 def _guard_call() -> None:
-    """Sets `g.key` as `_guard` does.
+    """Sets `g.key` like `_guard`.
 
     Raises:
         AuthenticationFailed: nobody is signed in.
@@ -87,17 +87,17 @@ def _send_to_sign_in() -> Response:
 
 
 def require_operator() -> None:
-    """Refuses who is signed in with a key that is not an operator's.
+    """Refuses everybody who is not signed in with an operator's key.
 
     Raises:
-        PermissionDenied: it is none.
+        PermissionDenied: the key is not an operator's.
     """
     if not g.key.is_operator:
         raise PermissionDenied("This page is for operators. Sign in with an operator's key to see it.")
 
 
 def read_form() -> dict[str, str]:
-    """Returns the fields of the form that was sent; of several fields with one name the last.
+    """Returns the fields of the submitted form; of several fields with one name, the last.
 
     Raises:
         BadRequest: it is too large, or not UTF-8.
@@ -110,14 +110,14 @@ def read_form() -> dict[str, str]:
 
 
 def show(template: str, current: str, **values: Any) -> Response:
-    """Returns a page for who is signed in; `current` is its path in the navigation."""
+    """Returns a page for a signed-in person; `current` is its path in the navigation."""
     return render_page(template, viewer=g.key, current=current, origin=get_origin(), **values)
 
 
 def get_origin() -> str:
-    """Returns the address of the gateway as the browser of this request has it, for commands to copy.
+    """Returns the gateway's address from the point of view of this request's browser, for commands to copy.
 
-    A prefix that a proxy strips is not known; the page's script adds it.
+    A prefix that a proxy strips is not known here; the page's script adds it.
     """
     scheme, host = request.environ["wsgi.url_scheme"], request.headers.get("Host", "localhost")
     return f"{scheme}://{host}{request.environ.get('SCRIPT_NAME', '')}"
@@ -125,13 +125,13 @@ def get_origin() -> str:
 
 @pages.get("/dashboard")
 def find_dashboard() -> Response:
-    """Sends to the first page."""
+    """Redirects to the first page."""
     return redirect_to("dashboard/")
 
 
 @pages.get("/dashboard/<path:rest>")
 def show_nothing(rest: str) -> Response:
-    """Says that there is no such page.
+    """Reports that there is no such page.
 
     Raises:
         NotFound: always.

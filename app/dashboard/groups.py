@@ -61,7 +61,7 @@ def make_group() -> Response:
 
 @pages.get("/dashboard/groups/<id>")
 def show_group(id: str) -> Response:
-    """Shows a group with its limits and what is used of its budgets."""
+    """Shows a group with its limits and the use of its budgets."""
     require_operator()
     group = select_group(id)
     return _show_group(group, write_limits(group) | {"name": group.name})
@@ -90,7 +90,7 @@ def delete_one_group(id: str) -> Response:
 
 @pages.get("/dashboard/limits")
 def show_gateway_limits() -> Response:
-    """Shows the limits that bind all keys together, operators' keys too."""
+    """Shows the limits that bind all keys together, including operators' keys."""
     require_operator()
     gateway = select_gateway_limits()
     return _show("limits.html", None, limits=gateway, form=write_limits(gateway))
@@ -111,14 +111,14 @@ def change_limits_of_gateway() -> Response:
 
 @pages.get("/dashboard/budgets/<int:id>")
 def show_budget(id: int) -> Response:
-    """Shows a budget with its current period, and asks how much to add to it."""
+    """Shows a budget with its current period, and asks for the amount to add."""
     require_operator()
     return _show("budget.html", None, budget=select_budget_state(id))
 
 
 @pages.post("/dashboard/budgets/<int:id>/raise")
 def raise_one(id: int) -> Response:
-    """Adds to a budget in its current period alone."""
+    """Adds to a budget for its current period only."""
     require_operator()
     text = read_form().get("amount", "")
     try:
@@ -130,7 +130,7 @@ def raise_one(id: int) -> Response:
 
 @pages.post("/dashboard/budgets/<int:id>/end")
 def end_one(id: int) -> Response:
-    """Ends a budget, which then no longer counts."""
+    """Ends a budget, so that it no longer counts."""
     require_operator()
     end_budget(g.key.id, id)
     return redirect_to(f"{_KEYS}?done=ended")

@@ -1,4 +1,4 @@
-"""Health: whether the gateway serves, and what is wrong; for operators the state of every worker."""
+"""Health: whether the gateway serves, and its problems; for operators the state of every worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORKERS_TIME_LIMIT_S = 2.0
 
 
 class _Catalog(NamedTuple):
-    """The list of models of a provider, over all workers: they fetch it each for themselves."""
+    """A provider's list of models over all workers, each of which fetches it for itself."""
 
     provider: str
     models: int
@@ -28,7 +28,7 @@ class _Catalog(NamedTuple):
 
 @pages.get("/dashboard/health")
 def show_health() -> Response:
-    """Shows the health of the gateway. The page needs no database, because one looks at it while that is away."""
+    """Shows the health of the gateway. The page needs no database, because people open it while that is away."""
     readiness = get_readiness(with_hosts=g.key.is_operator)
     if not g.key.is_operator:
         return show("health_holder.html", "dashboard/health", readiness=readiness)
@@ -47,7 +47,7 @@ def show_health() -> Response:
 
 
 def _select_workers(readiness: Readiness) -> tuple[Workers | None, str]:
-    """Returns the report on all workers, or None and why there is none; a database that is away is not asked again."""
+    """Returns the report on all workers, or None and the reason; a database that is away is not asked again."""
     if not readiness.database.reachable:
         return None, readiness.problems.get("database", "the database does not answer")
     try:

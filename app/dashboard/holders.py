@@ -1,4 +1,4 @@
-"""Holders: who has which keys, what they spent, and their limits, which bind all of their keys together."""
+"""Holders: their keys, their costs, and their limits, which bind all of their keys together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Integrity: whether a record is missing, with the terms of the equation and the workers that it is about."""
+"""Integrity: whether a record is missing, with the terms of the equation and the workers that it covers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUTCOMES = {
     "gateway_shutdown": "ended by a restart",
     "lost": "the worker was killed meanwhile",
 }
-# Fields of the report that count requests without a record → their names on the page, and what they are.
+# Fields of the report that count requests without a record → their names on the page, and their meanings.
 _OTHERS = {
     "in_flight": ("in flight", "being served now"),
     "unshipped": ("on their way", "ended; the record is not in the database yet"),
@@ -43,7 +43,7 @@ class _Term(NamedTuple):
 
 @pages.get("/dashboard/integrity")
 def show_integrity() -> Response:
-    """Shows the report for which `GET /api/activity/integrity` is the API."""
+    """Shows the report of `GET /api/activity/integrity`."""
     require_operator()
     report = select_integrity_report()
     terms = [_Term(name, report.outcomes.get(name, 0), about, True, False) for name, about in _OUTCOMES.items()]

@@ -36,7 +36,7 @@ _OVERLAP_HOURS = DEFAULT_OVERLAP_S // 3600
 
 
 class KeysChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which keys, as in the API, and which page of them; what is empty does not filter."""
+    """The chosen keys, as in the API, and the page of them; empty fields do not filter."""
 
     search: str = ""
     state: Annotated[str, one_of(("", *KEY_STATES))] = ""
@@ -52,7 +52,7 @@ class KeysChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 @pages.get("/dashboard/keys")
 def show_keys() -> Response:
-    """Shows all keys to an operator, and the own one to anybody else."""
+    """Shows all keys to an operator, and to anybody else only their own."""
     if not g.key.is_operator:
         return show("key_own.html", _HERE, own=select_own_key(g.key))
     query = read_query(KeysChoice)
@@ -78,7 +78,7 @@ def show_new_key() -> Response:
 
 @pages.post("/dashboard/keys/new")
 def make_key() -> Response:
-    """Makes a key and shows its secret, which nothing shows again."""
+    """Makes a key and shows its secret, which is not shown again."""
     require_operator()
     form = read_form()
     try:
@@ -90,7 +90,7 @@ def make_key() -> Response:
 
 @pages.get("/dashboard/keys/<id>")
 def show_key(id: str) -> Response:
-    """Shows a key with its limits and what is used of its budgets."""
+    """Shows a key with its limits and the use of its budgets."""
     require_operator()
     key = select_key_view(id)
     return _show_one(key, _write_key(key))
@@ -169,7 +169,7 @@ def _write_key(key: KeyView) -> dict[str, str]:
 
 def _read_new(form: Mapping[str, str]) -> NewKey:
     is_operator = form.get("is_operator") == "yes"
-    # Fields that are empty are left out: for a further key of a holder no limit may be given.
+    # Empty fields are left out: for a further key of a holder no limit may be given.
     limits = {name: value for name, value in read_limits(form).items() if value not in (None, [])}
     values: dict[str, Any] = {"name": form.get("name", ""), "is_operator": is_operator} | limits
     values |= {name: form[name] for name in ("holder", "group") if form.get(name)}
@@ -180,7 +180,7 @@ def _read_changes(form: Mapping[str, str]) -> KeyChanges:
     values: dict[str, Any] = {"name": form.get("name", "")} | read_limits(form)
     if "group" in form:
         values["group"] = form["group"] or None
-    # The form shows the day alone. A key that ends within a day keeps its time, unless the day is changed.
+    # The form shows only the day. A key that ends within a day keeps its time, unless the day is changed.
     if form.get("expires_on", "") != form.get("expires_on_before", ""):
         values["expires_at"] = read_day(form.get("expires_on", ""))
     return decode(values, KeyChanges)

@@ -1,7 +1,7 @@
-"""The fields of limits in forms: from a view to the texts of a form, and from there to what the services take.
+"""The fields of limits in forms: from a view to the texts of a form, and from there to values for the services.
 
-A form sends every field, so an emptied one takes the limit away. Its values go through the decoder of the API's bodies,
-so both refuse the same with the same words.
+A form sends every field, so an emptied one removes the limit. Its values go through the decoder of the API's bodies, so
+both refuse the same values in the same words.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_limits(form: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_number(text: str) -> int | str | None:
-    """Returns a whole number, None for an empty text; any other text as it is, which the decoder then refuses."""
+    """Returns a whole number, None for an empty text, or any other text unchanged, which the decoder then refuses."""
     plain = text.strip().replace(",", "").replace(" ", "")
     if not plain:
         return None
@@ -49,7 +49,7 @@ def read_number(text: str) -> int | str | None:
 
 
 def read_day(text: str) -> str | None:
-    """Returns the beginning of a UTC day, as the decoder reads times; None for an empty text."""
+    """Returns the beginning of a UTC day in the decoder's form; None for an empty text."""
     return f"{text.strip()}T00:00:00Z" if text.strip() else None
 
 

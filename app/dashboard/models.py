@@ -1,4 +1,4 @@
-"""Models: what the providers serve, what it costs, and how much it was used lately."""
+"""Models: the providers' models, their prices, and their recent use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from app.yielding import with_pauses
 
 _PAGE_ROWS = 50
 _USE_RANGE = "7d"
-# The lists are in memory and the use is beside them, so a database that hangs must not hide them for long.
+# The lists are in memory and the use is only an addition, so a database that hangs must not hide the lists for long.
 _USE_TIME_LIMIT_S = 2.0
 
 EXAMPLE: dict[str, Any] = {"model": "", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -48,7 +48,7 @@ KINDS = {"chat": "chat", "embeddings": "embeddings", "rerank": "rerank", "vision
 
 
 class ModelsQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which models, in which order, and which page of them."""
+    """The chosen models, their order, and the page of them."""
 
     search: Annotated[str, msgspec.Meta(max_length=MAX_SEARCH_CHARACTERS)] = ""
     gateway: Annotated[str, one_of(PROVIDERS, any_case=True)] | None = None
@@ -79,7 +79,7 @@ class PricedModel(NamedTuple):
 
 
 class PricedOffer(NamedTuple):
-    """A provider's offer of a model: its prices, and how well it served it lately."""
+    """A provider's offer of a model: its prices and its recent quality."""
 
     offer: Offer
     input: Decimal | None
@@ -137,7 +137,7 @@ def show_model() -> Response:
 
 
 def _find(query: ModelsQuery) -> tuple[list[Model], str | None]:
-    """Returns the models that match, and what is wrong if the list of a provider is missing."""
+    """Returns the models that match, and the problem if the list of a provider is missing."""
     providers = [each for each in get_configured_providers() if query.gateway in {None, each.name}]
     lists, error = get_model_lists(providers)
     found: list[Model] = []
@@ -150,7 +150,7 @@ def _find(query: ModelsQuery) -> tuple[list[Model], str | None]:
 
 
 def _sort(models: list[Model], order: str) -> None:
-    """Sorts models in place; what is unknown comes last."""
+    """Sorts models in place; unknown values come last."""
     if order == "name":
         models.sort(key=lambda model: model.canonical_slug)
     elif order == "context":
@@ -175,9 +175,9 @@ def price(pricing: Pricing) -> tuple[Decimal | None, Decimal | None, Decimal | N
 
 
 def select_use() -> dict[str, ModelStats] | None:
-    """Returns id of a model → how much who is signed in used it in the last seven days; an operator sees all use.
+    """Returns model id → its use in the last seven days by the signed-in key; an operator sees all use.
 
-    None if the database is unavailable or slow: what the page says of models is in memory.
+    None if the database is unavailable or slow: the page's data on models is in memory.
     """
     key_id = None if g.key.is_operator else g.key.id
     try:
@@ -189,7 +189,7 @@ def select_use() -> dict[str, ModelStats] | None:
 
 
 def find_example_model() -> str:
-    """Returns the id of a model that a first request can name: one that chats, of the first list that there is."""
+    """Returns the id of a model for a first request: a chat model of the first available list."""
     for provider in PROVIDERS.values():
         for model in peek_model_list(provider) or ():
             if model.capabilities.chat:

@@ -1,4 +1,4 @@
-"""Overview: what happened lately, at a glance; every number leads to the requests behind it."""
+"""Overview: recent figures at a glance; every number leads to the requests behind it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.web import Response, read_query
 from app.yielding import with_pauses
 
 ACTIVITY = "dashboard/activity"
-# Everything but success; also what a client did, because the operator wants to see it.
+# Everything but success; this includes failures caused by clients, because the operator wants to see them.
 FAILURES = tuple(outcome for outcome in OUTCOMES if outcome != "ok")
 _LATEST_FAILURES = 8
 _MODELS = 8
@@ -71,7 +71,7 @@ def show_overview() -> Response:
 
 
 def make_steps(stats: Stats, parameters: dict[str, Any]) -> Steps:
-    """Returns the steps of statistics; each leads to its requests, of those that the parameters choose."""
+    """Returns the steps of statistics; each leads to its requests that match the parameters."""
     length = timedelta(seconds=stats.series_step_s)
     root = get_root()
     links = [

@@ -1,7 +1,7 @@
 """Playground: sends a request to up to three models and compares their answers.
 
-The requests pass through the pipeline of the API, by the same views, and are counted on the key that is signed in. The
-key itself is not needed for that, so no session has to keep it. A link fills the form and never sends it.
+The requests pass through the API's pipeline, by the same views, and are counted for the signed-in key. The key itself
+is not needed for that, so no session has to keep it. A link fills the form and never sends it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from app.services.providers import PROVIDERS
 from app.services.reports import select_request_story
 from app.web import Response, json_response, one_of, read_query
 
-# What can be tried: the path of the endpoint, and its name.
+# Path of an endpoint → its name in the form.
 APIS = {"/v1/chat/completions": "Chat", "/v1/messages": "Messages", "/v1/responses": "Responses"}
 MAX_MODELS = 3
-# Suggestions while one types; any other name may be typed too.
+# Suggestions while typing; any other name may be typed too.
 _SUGGESTED = 200
 # Messages requires a limit.
 _MESSAGES_TOKENS = 1_000
@@ -40,7 +40,7 @@ class PlaygroundQuery(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of the form; empty ones are not sent.
 
     Attributes:
-        model: up to MAX_MODELS, with commas between them.
+        model: up to MAX_MODELS names, separated by commas.
         system, message: texts.
         max_tokens, temperature, top_p: parameters, which have no default here.
     """
@@ -55,7 +55,7 @@ class PlaygroundQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlayedRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The cost and the times of a request, as the page about the request shows them."""
+    """The cost and the times of a request, in the form of the request's page."""
 
     outcome: str
     prompt_tokens: int | None
@@ -70,7 +70,7 @@ class PlayedRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 @pages.get("/dashboard/playground")
 def show_playground() -> Response:
-    """Shows the form, filled by the query, and what it would send as code."""
+    """Shows the form, filled from the query, and the resulting request as code."""
     query = read_query(PlaygroundQuery)
     models = [name.strip() for name in query.model.split(",") if name.strip()][:MAX_MODELS]
     body = make_body(query, models[0] if models else find_example_model())
@@ -92,7 +92,7 @@ def show_playground() -> Response:
 
 
 def make_body(query: PlaygroundQuery, model: str) -> dict[str, Any]:
-    """Returns the body of the request that a form describes. The page's script does the same."""
+    """Returns the body of the request for a form. The page's script does the same."""
     message, system = query.message or "Hello!", query.system
     parameters = {name: value for name in ("temperature", "top_p") if (value := getattr(query, name)) is not None}
     if query.api == "/v1/responses":
@@ -110,7 +110,7 @@ def make_body(query: PlaygroundQuery, model: str) -> dict[str, Any]:
 
 
 def _suggest(use: Iterable[str] | None) -> list[str]:
-    """Returns names of models: those used lately, and then the first ones of each list that chat."""
+    """Returns model names: recently used ones, followed by the first chat models of each list."""
     listed = (
         model.id
         for provider in PROVIDERS.values()
@@ -122,7 +122,7 @@ def _suggest(use: Iterable[str] | None) -> list[str]:
 
 @calls.get(f"{_BELOW}/records/<uuid:request_id>")
 def show_record(request_id: Any) -> Response:
-    """Returns what the page shows of a request after it; 204 until its record is there, about a second later."""
+    """Returns the data that the page shows after a request; 204 until its record is there, about a second later."""
     try:
         record = select_request_story(str(request_id), None if g.key.is_operator else g.key.id).data
     except NotFound:

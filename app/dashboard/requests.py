@@ -1,4 +1,4 @@
-"""One request: what became of it, when, and what it cost. Its contents are never shown, since they are not kept."""
+"""One request: its outcome, its times, and its cost. Its contents are never shown, since they are not kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.dashboard.window import get_key_id
 from app.services.reports import select_neighbours, select_request_story
 from app.web import Response, read_query
 
-# The meaning of each `type` of an error, and what to do, as docs/errors.md says it to callers.
+# The meaning of each error `type`, and the remedy, as in docs/errors.md for callers.
 ADVICE = {
     "invalid_request_error": "The request itself was wrong. Its sender must correct it; `param` names the field.",
     "authentication_error": "The key was missing, wrong, revoked or expired.",
@@ -33,10 +33,10 @@ ADVICE = {
 
 
 class Span(NamedTuple):
-    """A part of the time that a request took.
+    """A part of the duration of a request.
 
     Attributes:
-        name: what happened in it.
+        name: its content.
         more: details, such as the model and the status.
         start_ms, end_ms: since the request arrived; None if no time is known.
         colour: the class of its colour.
@@ -76,9 +76,9 @@ def show_request(request_id: str) -> Response:
 
 
 def make_spans(record: dict[str, Any]) -> list[Span]:
-    """Returns the parts of the time that a request took, as far as its record tells.
+    """Returns the parts of a request's duration, as far as its record has them.
 
-    An attempt is drawn from the end of the one before, so a pause between two is a part of the later one.
+    An attempt is drawn from the end of the one before, so a pause between two belongs to the later one.
     """
     attempts = [each for each in record["attempts"] or [] if "requests" not in each]
     spans: list[Span] = []

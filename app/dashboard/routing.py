@@ -1,4 +1,4 @@
-"""Routing: which providers serve a model or an alias, at what price, how well lately, and which are avoided now."""
+"""Routing: the providers of a model or an alias, with prices and recent quality, and which are being avoided."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.web import Response, read_query
 
 
 class RoutingQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The model or alias that is looked up."""
+    """The model or alias to look up."""
 
     model: Annotated[str, msgspec.Meta(max_length=MAX_NAME_CHARACTERS)] = ""
 
@@ -30,10 +30,10 @@ class _Row(NamedTuple):
     """A target.
 
     Attributes:
-        provider, model: what it is.
-        offer: what the provider's list and the measurements say; None if no list has the model.
-        avoided_s: for how many seconds the answering worker still avoids it; None if it does not.
-        weight: its share, beside that of the others; None without one.
+        provider, model: the target.
+        offer: the facts from the provider's list and the measurements; None if no list has the model.
+        avoided_s: the seconds for which the answering worker still avoids it; None if it does not.
+        weight: its share relative to the others'; None without one.
     """
 
     provider: str
@@ -50,7 +50,7 @@ class _ShownAlias(NamedTuple):
 
 @pages.get("/dashboard/routing")
 def show_routing() -> Response:
-    """Shows the aliases that the key may use, and who serves the model that the query names."""
+    """Shows the aliases that the key may use, and the providers of the model in the query."""
     query = read_query(RoutingQuery)
     policy = get_component(KeySnapshot).policies.get(g.key.holder_id)
     allows = None if policy is None else policy.allows
@@ -70,7 +70,7 @@ def show_routing() -> Response:
 
 
 def _look_up(name: str, allows: Allows | None) -> tuple[list[_Row], str]:
-    """Returns the targets for a name, or what is wrong with the name."""
+    """Returns the targets for a name, or the problem with the name."""
     if not name:
         return [], ""
     alias = find_alias(name)

@@ -1,4 +1,4 @@
-"""Settings: what this gateway runs with, read-only. They are changed in the environment or `.env.local`."""
+"""Settings of the running gateway, read-only. They are changed in the environment or `.env.local`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.web import Response
 
 @pages.get("/dashboard/settings")
 def show_settings() -> Response:
-    """Shows all settings with where each comes from, and of secrets only whether they are set."""
+    """Shows all settings with their sources; for secrets, only whether they are set."""
     require_operator()
     reports = get_setting_reports()
     changed = [report.name for report in reports if report.is_changed]

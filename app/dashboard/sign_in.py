@@ -18,7 +18,7 @@ _MAX_NEXT_CHARACTERS = 2_000
 
 @open_pages.get("/dashboard/sign-in")
 def show_sign_in() -> Response:
-    """Shows the form. A cookie that led here is worth nothing, so it is deleted."""
+    """Shows the form. A cookie that led here is worthless, so it is deleted."""
     return _show_form(request.args.get("next", ""))
 
 
@@ -42,7 +42,7 @@ def sign_in() -> Response:
 
 @open_pages.get("/dashboard/link")
 def show_link() -> Response:
-    """Shows a button, because programs that preview a link follow it too and would use it up."""
+    """Shows a button, because programs that preview a link also follow it and would use it up."""
     return render_page("link.html", token=request.args.get("token", "")[:100])
 
 
@@ -61,7 +61,7 @@ def follow_link() -> Response:
 
 @open_pages.post("/dashboard/sign-out")
 def sign_out() -> Response:
-    """Ends the session, and deletes the cookie, also while the database is away."""
+    """Ends the session and deletes the cookie, even while the database is away."""
     token = request.cookies.get(COOKIE)
     is_everywhere = not token or end_session(token)
     response = redirect_to(SIGN_IN if is_everywhere else f"{SIGN_IN}?signed_out=here")
@@ -85,8 +85,8 @@ def _show_form(wanted: str, *, error: str = "", status: int = 200, headers: dict
 
 def _enter(token: str, wanted: str) -> Response:
     response = redirect_to("dashboard/" + _keep_own_address(wanted))
-    # Without a path the browser takes the directory of this address, so it is right below any prefix of a proxy. With
-    # SameSite=Strict a link in a chat would lead to the form, although one is signed in.
+    # Without a path the browser uses the directory of this address, so it is right below any prefix of a proxy. With
+    # SameSite=Strict a link in a chat would lead to the form, even for signed-in people.
     response.set_cookie(COOKIE, token, path=None, httponly=True, samesite="Lax", secure=_is_https())
     return response
 
@@ -100,7 +100,7 @@ def _is_https() -> bool:
 
 
 def _keep_own_address(wanted: str) -> str:
-    """Returns an address below `/dashboard/` as it is, and nothing for any other."""
+    """Returns an address below `/dashboard/` unchanged, and an empty text for any other."""
     parts = urlsplit(wanted)
     is_ours = not (parts.scheme or parts.netloc or parts.path.startswith("/") or ".." in parts.path or "\\" in wanted)
     return wanted if is_ours and wanted.isprintable() and len(wanted) <= _MAX_NEXT_CHARACTERS else ""

@@ -1,4 +1,4 @@
-"""The filters that Overview and Activity share: a window of time, a provider, a key, a model, an endpoint."""
+"""The filters shared by Overview and Activity: a window of time, a provider, a key, a model, an endpoint."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ENDPOINT_PATHS = [endpoint.path for endpoint in ENDPOINTS]
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a query that says which requests a page is about. A filter that is None does not apply.
+    """The part of a query that selects the requests of a page. A filter that is None does not apply.
 
     Attributes:
         time_range: a window that ends now; not used if `start` is given.
         start, end: `from` (included) and `to` (excluded) in the query.
         key: the id of a gateway key; only operators may name another than their own.
-        model: the whole name of the model that was served or, if none was, requested.
+        model: the full name of the model served or, if none was, of the model requested.
     """
 
     time_range: Annotated[str, one_of(TIME_RANGES)] = DEFAULT_TIME_RANGE
@@ -39,7 +39,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: Annotated[str, one_of(ENDPOINT_PATHS)] | None = None
 
     def get_parameters(self) -> dict[str, str]:
-        """Returns the parameters that choose the same, without those that have their usual value."""
+        """Returns the parameters that select the same requests, except those with their usual value."""
         given: dict[str, Any] = {
             "time_range": self.time_range if self.start is None and self.time_range != DEFAULT_TIME_RANGE else None,
             "from": write_time(self.start),
@@ -53,15 +53,15 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_time(moment: datetime | None) -> str | None:
-    """Returns a time as a query has it; None for None."""
+    """Returns a time in the form for a query; None for None."""
     return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def get_key_id(asked: str | None) -> str | None:
-    """Returns the id of the key whose requests a page shows, None for those of all keys.
+    """Returns the id of the key whose requests a page shows; None for all keys.
 
     Raises:
-        NotFound: there is no such key, or who is signed in may not see its requests.
+        NotFound: there is no such key, or the signed-in person may not see its requests.
     """
     if not g.key.is_operator:
         if asked not in {None, g.key.id}:
@@ -77,7 +77,7 @@ def select_window_stats(window: Window, key_id: str | None) -> Stats:
     """Returns the statistics of a window.
 
     Raises:
-        BadRequest: it is of a key and a model, of which there are no sums; or it is empty.
+        BadRequest: it selects both a key and a model, for which there are no sums; or it is empty.
     """
     if window.model is not None and key_id is not None:
         raise BadRequest("There are no sums of one key and one model. Leave one of the two out.", param="model")

@@ -12,8 +12,8 @@ from app.db.insert_sql import insert_activity_sql, select_days_sql
 from app.db.ledger import UPSERT_LEDGER, LedgerLine, encode_ledger_line
 from app.db.partitions import insert_partitions
 
-# The class of PostgreSQL's errors for values that are too long or too deep. The driver counts them among those of a
-# database that is away, but sending the rows again would never help.
+# The class of PostgreSQL's errors for values that are too long or too deep. The driver treats them like errors of an
+# unavailable database, but sending the rows again would never help.
 _PROGRAM_LIMIT = "54"
 
 _INSERT = insert_activity_sql()
@@ -31,9 +31,9 @@ class UnacceptableRows(Exception):
 def insert_activity(engine: Engine, rows: Sequence[bytes], line: LedgerLine | None = None) -> int:
     """Writes rows and counts them in one transaction, and returns how many rows were new.
 
-    Rows that are in the table already, by started_at and request_id, and repeated rows of the batch are skipped, so a
-    batch whose result is unknown can be sent again. This holds while the partition of their day exists: a batch that
-    is repeated after retention has dropped its day is counted twice.
+    Rows that the table already has, by started_at and request_id, and repeated rows of the batch are skipped, so a
+    batch whose result is unknown can be sent again. This holds while the partition of their day exists: a batch that is
+    repeated after retention has dropped its day is counted twice.
 
     Args:
         rows: JSON objects in UTF-8 with the column names of activity. Absent names are NULL, unknown ones are
@@ -74,7 +74,7 @@ def _insert(engine: Engine, parameters: dict[str, str]) -> int:
 
 
 def _is_missing_partition(error: IntegrityError) -> bool:
-    # PostgreSQL reports a missing partition as a check violation without a constraint's name.
+    # PostgreSQL reports a missing partition as a check violation without a constraint name.
     diagnostics = getattr(error.orig, "diag", None)
     return getattr(error.orig, "pgcode", None) == "23514" and not getattr(diagnostics, "constraint_name", None)
 

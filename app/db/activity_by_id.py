@@ -1,4 +1,4 @@
-"""Finds records of the table activity by the ids under which the gateway, a provider or a client knows a request."""
+"""Finds records of the table activity by the id that the gateway, a provider or a client has for a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, select
 from app.config import MAX_NAME_CHARACTERS
 from app.db.tables import activity
 
-# A request's id and its start are taken from the same clock, one right after the other.
+# The id and the start of a request are read from the same clock, one right after the other.
 _ID_TOLERANCE = timedelta(seconds=1)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -25,7 +25,7 @@ def select_activity_by_request_id(connection: Connection, request_id: UUID, key_
     Args:
         connection: the connection.
         request_id: the id.
-        key_id: the key whose row it must be; None for any.
+        key_id: the key that the row must belong to; None for any.
     """
     if request_id.version != 7:
         return []
@@ -37,14 +37,14 @@ def select_activity_by_request_id(connection: Connection, request_id: UUID, key_
 def select_activity_by_foreign_id(
     connection: Connection, column: str, value: str, key_id: str | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Returns up to `limit` rows, newest first, whose `column` has a value; both columns are indexed.
+    """Returns up to `limit` rows whose `column` has a value, newest first; both columns are indexed.
 
     Args:
         connection: the connection.
         column: client_request_id or upstream_request_id.
-        value: the id, of which the table has the first MAX_NAME_CHARACTERS.
-        key_id: the key whose rows they must be; None for all.
-        limit: how many rows at most.
+        value: the id; the table keeps the first MAX_NAME_CHARACTERS of it.
+        key_id: the key that the rows must belong to; None for all.
+        limit: the most rows to return.
     """
     return _select(connection, [activity.c[column] == value[:MAX_NAME_CHARACTERS]], key_id, limit)
 

@@ -1,8 +1,8 @@
-"""The table activity, read newest first, filtered, page by page.
+"""Reads the table activity page by page, newest first, with filters.
 
 Keys, models, gateways, outcomes and times are found by indexes. Other conditions, such as a status or a duration, have
-none, because each would make every insert slower. Rows are searched for them, newest first, and a page ends after
-SEARCHED_ROWS of them, wherever that is. So no page reads the whole table, and the next one continues the search.
+no index, because each would make every insert slower. For them rows are searched, newest first, and a page ends after
+SEARCHED_ROWS rows, even if it found fewer. So no page reads the whole table, and the next one continues the search.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from app.db.tables import activity, activity_model
 # A page of an export is about 2 MB in memory and takes the database about 20 ms.
 EXPORT_PAGE_ROWS = 2_000
 
-# How many rows a page searches at most: about 0.1 s of the database's time.
+# The most rows that a page searches: about 0.1 s of the database's time.
 SEARCHED_ROWS = 50_000
 
-# A status of 400 or above, or an error, is only on rows with another outcome than this, which have an index.
+# Rows with a status of 400 or above, or an error, never have this outcome, and the other outcomes have an index.
 _OK = "ok"
 _FIRST_ERROR = "400"
 
-# A status, or a class of them.
+# A status or a class of statuses.
 STATUS_PATTERN = "^[1-5]([0-9][0-9]|xx)$"
 
-# The fields of ActivityFilter that have no index.
+# The fields of ActivityFilter without an index.
 _SEARCHED = (
     "endpoint",
     "statuses",
@@ -56,7 +56,7 @@ class ActivityPage(NamedTuple):
 
     Attributes:
         rows: every column of activity by name.
-        end: where the next page begins; None if there is none.
+        end: the position after which the next page begins; None if there is none.
     """
 
     rows: list[dict[str, Any]]
@@ -65,7 +65,7 @@ class ActivityPage(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivityFilter:
-    """Which rows of activity to select. A field that is None restricts nothing.
+    """A filter for rows of activity. A field that is None restricts nothing.
 
     Attributes:
         start: the earliest start of a request, with a timezone, included.
@@ -77,7 +77,7 @@ class ActivityFilter:
         error_type: the `type` of the error.
         stream: whether a stream was requested.
         min_duration_ms, max_duration_ms, min_cost_usd, max_cost_usd: included. A row whose duration or cost is unknown
-            is in no such range.
+            matches no range of it.
     """
 
     start: datetime | None = None
@@ -111,14 +111,14 @@ def select_activity(
     """Returns the next rows after the cursor, newest first.
 
     Args:
-        connection: whose statements share a snapshot.
-        wanted: which rows.
-        after: the end of the page before; None for the first page.
-        limit: how many rows at most.
-        searched_rows: how many rows to search if conditions have no index. A page that ends there may have fewer rows
-            than `limit`, or none, and has an `end` nevertheless.
+        connection: a connection whose statements share a snapshot.
+        wanted: the filter.
+        after: the end of the previous page; None for the first page.
+        limit: the most rows to return.
+        searched_rows: how many rows to search if a condition has no index. A page that stops there may have fewer rows
+            than `limit`, or none, and still has an `end`.
     """
-    # One row more shows whether there is a next page.
+    # One more row shows whether there is a next page.
     rows = [dict(row) for row in connection.execute(_select(wanted, after, limit + 1, searched_rows)).mappings()]
     if len(rows) > limit:
         last = rows[limit - 1]
@@ -144,12 +144,12 @@ def _select(
 def select_newer(
     connection: Connection, wanted: ActivityFilter, than: ActivityCursor, searched_rows: int = SEARCHED_ROWS
 ) -> UUID | None:
-    """Returns the id of the oldest of the rows that are newer than one; None if none of the next rows is wanted.
+    """Returns the id of the oldest wanted row that is newer than another; None if none of the next rows is wanted.
 
     Args:
         connection: the database.
-        wanted: which rows.
-        than: that row.
+        wanted: the filter.
+        than: the other row.
         searched_rows: as in `select_activity`.
     """
     columns = activity.c
@@ -171,13 +171,13 @@ def stream_activity(
     """Yields all selected rows, newest first, in constant memory.
 
     Reads page by page along the primary key and holds no connection and no snapshot between pages, so a slow reader
-    does not keep the database from cleaning up. Rows that are inserted meanwhile are included if they started
-    before the reader's position.
+    does not keep the database from cleaning up. Rows that are inserted meanwhile are included if they started before
+    the reader's position.
 
     Args:
         connect: opens the connection for a page, for instance `engine.connect`.
-        wanted: which rows.
-        page_rows: how many rows are read at a time.
+        wanted: the filter.
+        page_rows: how many rows to read at a time.
     """
     after = None
     while True:

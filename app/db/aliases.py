@@ -1,4 +1,4 @@
-"""The table model_alias: names that the operator gave to some models."""
+"""The table model_alias: names that the operator gave to models."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.db.tables import model_alias
 
-# A row as text has everything that an alias has, so the sum of the hashes changes with any of them, and nothing needs
-# to be sorted. Where the fingerprint is the same, PostgreSQL does not read the rows again.
+# A row as text contains every field of an alias, so the sum of the hashes changes with any of them, and no sorting is
+# needed. If the fingerprint is unchanged, PostgreSQL does not read the rows again.
 _SELECT_CHANGED = text("""
     SELECT live.fingerprint, rows.aliases
     FROM (
@@ -32,9 +32,9 @@ class AliasRow(NamedTuple):
     """One alias.
 
     Attributes:
-        name: in lower case.
-        targets: [name of a model, weight or None] of each, in order.
-        sort: by what to order the targets; None keeps their order.
+        name: the alias, in lower case.
+        targets: for each target in order, [name of a model, weight or None].
+        sort: the criterion for ordering the targets; None keeps their order.
         overrides: field of a body → its value.
     """
 
@@ -66,7 +66,7 @@ def select_changed_aliases(connection: Connection, held: str) -> AliasesFound:
 
     Args:
         connection: the database.
-        held: the fingerprint of what the caller has; "" if it has nothing.
+        held: the fingerprint of the caller's aliases; "" if it has none.
     """
     row = connection.execute(_SELECT_CHANGED, {"held": held}).one()
     return AliasesFound(row.fingerprint, None if row.fingerprint == held else row.aliases or "[]")
@@ -79,7 +79,7 @@ def select_aliases(connection: Connection) -> list[AliasRow]:
 
 
 def select_alias(connection: Connection, name: str, *, lock: bool = False) -> AliasRow | None:
-    """Returns an alias; None if there is none. With a lock, others that lock it wait."""
+    """Returns an alias; None if there is none. With `lock`, other transactions that lock it wait."""
     query = select(*_COLUMNS).where(model_alias.c.name == name)
     row = connection.execute(query.with_for_update() if lock else query).first()
     return None if row is None else AliasRow(*row)
@@ -92,7 +92,7 @@ def insert_alias(
     sort: str | None,
     overrides: Mapping[str, Any],
 ) -> AliasRow | None:
-    """Adds an alias and returns it; None if there is one of this name, which stays."""
+    """Adds an alias and returns it; None if the name exists, whose alias then stays."""
     values = {"name": name, "targets": targets, "sort": sort, "overrides": overrides}
     query = insert(model_alias).values(values).on_conflict_do_nothing().returning(*_COLUMNS)
     row = connection.execute(query).first()
@@ -106,7 +106,7 @@ def update_alias(
     sort: str | None,
     overrides: Mapping[str, Any],
 ) -> AliasRow:
-    """Changes an alias that exists, and returns it."""
+    """Changes an existing alias and returns it."""
     values = {"targets": targets, "sort": sort, "overrides": overrides}
     query = model_alias.update().where(model_alias.c.name == name).values(values).returning(*_COLUMNS)
     return AliasRow(*connection.execute(query).one())

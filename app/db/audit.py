@@ -1,4 +1,4 @@
-"""The table audit_event: who changed what, when, and how it was before and after."""
+"""The table audit_event: who changed which object and when, with its state before and after."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class AuditRow(NamedTuple):
 
 
 class AuditFilter(NamedTuple):
-    """Which changes to select; None restricts nothing. `start` is included and `end` is not."""
+    """A filter for changes; None restricts nothing. `start` is included and `end` is not."""
 
     object: str | None = None
     actor: str | None = None
@@ -44,7 +44,7 @@ def insert_audit_event(
     before: dict[str, Any] | None,
     after: dict[str, Any] | None,
 ) -> None:
-    """Adds a change; it is kept if the transaction of `connection` is."""
+    """Adds a change; it is kept if the transaction of `connection` is committed."""
     values = {"actor": actor, "action": action, "object": object, "before": before, "after": after}
     connection.execute(insert(audit_event).values(values))
 
@@ -52,7 +52,7 @@ def insert_audit_event(
 def select_audit_events(
     connection: Connection, wanted: AuditFilter, *, before_id: int | None, limit: int
 ) -> list[AuditRow]:
-    """Returns up to `limit` changes, newest first, of those made before the one with the id `before_id`."""
+    """Returns up to `limit` changes, newest first, that are older than the one with the id `before_id`."""
     columns = audit_event.c
     equal = {columns.object: wanted.object, columns.actor: wanted.actor, columns.action: wanted.action}
     conditions: list[ColumnElement[bool]] = [column == value for column, value in equal.items() if value is not None]

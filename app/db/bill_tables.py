@@ -1,8 +1,8 @@
-"""The tables of what providers billed. The newest answer of a provider replaces the one before for the same day.
+"""The tables of providers' bills. A provider's newest answer for a day replaces the earlier one.
 
-bill_day    one UTC day of one provider's bill: when it was fetched, and whose it is
+bill_day    one UTC day of a provider's bill: when it was fetched, and for which account
 bill_line   one model on that day
-bill_run    when a provider was last asked in the background, and what came of it
+bill_run    the last time that a provider was asked in the background, and the result
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The bills of providers, by UTC day and model (app/db/bill_tables.py), and the lock for asking them."""
+"""Providers' bills by UTC day and model (app/db/bill_tables.py), and the lock for fetching them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.db.bill_tables import bill_day, bill_line, bill_run
 
-# "bill" in ASCII; with this advisory lock one worker of all hosts at a time asks the providers for their bills.
+# "bill" in ASCII. With this advisory lock, one worker of all hosts at a time fetches bills from the providers.
 BILL_LOCK = 0x62696C6C
 
 
 class BillDayRow(NamedTuple):
-    """A day of a bill; `app.db.bill_tables` says what the columns are."""
+    """A day of a bill; `app.db.bill_tables` describes the columns."""
 
     day: date
     account: str | None
@@ -26,7 +26,7 @@ class BillDayRow(NamedTuple):
     tag: str | None
     tag_prompt_tokens: int | None
     tag_completion_tokens: int | None
-    fetched_at: datetime | None = None  # PostgreSQL's time when it is written.
+    fetched_at: datetime | None = None  # PostgreSQL's time at the write.
 
 
 class BillLineRow(NamedTuple):
@@ -45,7 +45,7 @@ class BillLineRow(NamedTuple):
 
 
 class BillRunRow(NamedTuple):
-    """When a provider was last asked in the background; the end is None while it is being asked."""
+    """The last time that a provider was asked in the background; the end is None while a request is running."""
 
     started_at: datetime
     ended_at: datetime | None
@@ -58,13 +58,13 @@ _PRICES = ("prompt_price", "cached_price", "completion_price")
 def replace_bill(
     connection: Connection, gateway: str, days: Sequence[BillDayRow], lines: Sequence[BillLineRow]
 ) -> None:
-    """Writes the days of a bill over what there was of them. A price that was written once for a line stays.
+    """Replaces the stored days of a bill. The price of a line, once written, stays.
 
     Args:
-        connection: a transaction; two that write the same days wait for each other.
+        connection: in a transaction; two transactions that write the same days wait for each other.
         gateway: the provider's name.
-        days: with the times at which they were fetched, or None for now.
-        lines: those of the days.
+        days: the days with the times at which they were fetched, or None for now.
+        lines: the lines of these days.
     """
     wanted = [row.day for row in days]
     line = bill_line.c
@@ -85,7 +85,7 @@ def replace_bill(
 
 
 def select_bill_days(connection: Connection, gateway: str, first: date, last: date) -> dict[date, BillDayRow]:
-    """Returns the days from `first` to `last`, both included, that were fetched."""
+    """Returns the fetched days from `first` to `last`, both included."""
     columns = [bill_day.c[name] for name in BillDayRow._fields]
     query = select(*columns).where(bill_day.c.gateway == gateway, bill_day.c.day.between(first, last))
     return {row[0]: BillDayRow(*row) for row in connection.execute(query.order_by(bill_day.c.day))}
@@ -123,8 +123,8 @@ def update_run_end(engine: Engine, gateway: str, error: str | None) -> None:
 
 @contextmanager
 def bill_lock(engine: Engine) -> Iterator[bool]:
-    """Yields whether this worker alone may ask the providers now. The lock ends with the connection, also of a killed
-    worker, and no transaction is open while it is held.
+    """Yields whether only this worker may ask the providers now. The lock ends with the connection, even if the worker
+    is killed, and no transaction is open while it is held.
     """
     with engine.connect() as connection:
         connection = connection.execution_options(isolation_level="AUTOCOMMIT")

@@ -1,8 +1,8 @@
 """The table budget_warning: messages about budgets that LIMITS_WEBHOOK has not accepted yet.
 
-A message is written in the statement that notes that a share is warned of, so it cannot get lost between the two. A
-worker takes a message for a while and sends it. If the worker ends before it has deleted the message or put it off,
-another one takes it.
+The statement that marks a share as warned of also writes the message, so no message can be lost between the two. A
+worker takes a message for some time and sends it. If the worker ends before it has deleted or postponed the message,
+another worker takes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _INSERT = text("""
     INSERT INTO budget_warning (id, body) SELECT :id, :body FROM warned
     ON CONFLICT (id) DO UPDATE SET body = excluded.body, attempts = 0, due_at = now(), worker_id = NULL""")
 
-# A message of a worker that has ended is taken at once; that of another, when the time is up for which it was taken.
+# A message taken by a worker that has ended is taken again at once; one taken by a live worker, when its time is up.
 _TAKE = text("""
     UPDATE budget_warning
     SET worker_id = :worker_id, attempts = attempts + 1, due_at = now() + :seconds * interval '1 second'
@@ -36,7 +36,7 @@ _DELETE_OLD = text("DELETE FROM budget_warning WHERE made_at < now() - :seconds 
 
 
 class TakenWarning(NamedTuple):
-    """A message that this worker is to send: its id, its body in JSON, and the how many-eth attempt it is."""
+    """A message for this worker to send: its id, its body in JSON, and the number of the attempt."""
 
     id: str
     body: str
@@ -44,32 +44,32 @@ class TakenWarning(NamedTuple):
 
 
 def insert_warning(engine: Engine, period_id: int, percent: int, *, message_id: str, body: str) -> bool:
-    """Notes that a share of a budget is warned of, and adds the message; returns False if that was done before."""
+    """Marks a share of a budget as warned of and adds the message; returns False if that was done before."""
     values = {"period": period_id, "percent": percent, "id": message_id, "body": body}
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return connection.execute(_INSERT, values).rowcount == 1
 
 
 def take_warning(engine: Engine, worker_id: str, seconds: float) -> TakenWarning | None:
-    """Takes a message that is due, for so many seconds, in which no other worker takes it; None if there is none."""
+    """Takes a due message for so many seconds, in which no other worker takes it; None if there is none."""
     with engine.begin() as connection:
         row = connection.execute(_TAKE, {"worker_id": worker_id, "seconds": seconds}).first()
     return None if row is None else TakenWarning(*row)
 
 
 def update_warning_due(engine: Engine, worker_id: str, message_id: str, seconds: float) -> None:
-    """Puts off a message that this worker has taken: after so many seconds the next worker takes it."""
+    """Postpones a message that this worker has taken: the next worker takes it after so many seconds."""
     with engine.begin() as connection:
         connection.execute(_PUT_OFF, {"id": message_id, "worker_id": worker_id, "seconds": seconds})
 
 
 def delete_warning(engine: Engine, message_id: str) -> None:
-    """Deletes a message that was accepted or is given up."""
+    """Deletes a message that was accepted or given up."""
     with engine.begin() as connection:
         connection.execute(_DELETE, {"id": message_id})
 
 
 def delete_old_warnings(engine: Engine, seconds: float) -> None:
-    """Deletes messages that were made longer ago, for instance before LIMITS_WEBHOOK was unset for a while."""
+    """Deletes messages older than this, for instance from before LIMITS_WEBHOOK was unset for a while."""
     with engine.begin() as connection:
         connection.execute(_DELETE_OLD, {"seconds": seconds})

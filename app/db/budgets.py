@@ -1,6 +1,6 @@
-"""The tables budget, budget_period and budget_charge: what a subject may use in a window, and what it was charged.
+"""The tables budget, budget_period and budget_charge: the use that a subject may have in a window, and its charges.
 
-Workers draw from budgets by functions of the database, which lock the row of the budget; so does what changes one here.
+Workers draw from budgets by functions of the database that lock the row of the budget. Changes here lock it too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BudgetRow(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The periods of a budget that count together, by when the first and the last of them start; mostly one period."""
+    """The periods of a budget that count together, by the starts of the first and the last; usually a single period."""
 
     budget_id: int
     first_start: datetime
@@ -46,11 +46,11 @@ class BudgetSums(NamedTuple):
     """The sums of a budget in a span; amounts in its unit.
 
     Attributes:
-        extra: what was added to its amount.
-        granted: what workers have drawn, for requests that they serve, have served and will serve.
-        exact, estimated, ceiling: what requests were charged, by how well it is known.
-        requests: how many were charged.
-        oldest: the start of the oldest period of which something is granted; None if there is none.
+        extra: the amount added to the budget's own.
+        granted: the amount that workers have drawn, for past, running and future requests.
+        exact, estimated, ceiling: the charges of requests, by how well they are known.
+        requests: the number of charged requests.
+        oldest: the start of the oldest period with a granted amount; None if there is none.
     """
 
     extra: Decimal
@@ -64,7 +64,7 @@ class BudgetSums(NamedTuple):
 
 _COLUMNS = [budget.c[name] for name in BudgetRow._fields]
 
-# The ids of a budget's periods ascend with their starts.
+# A budget's period ids ascend with the periods' starts.
 _SELECT_SUMS = text("""
     SELECT wanted.budget, extra, granted, charges.*, oldest
     FROM jsonb_to_recordset(CAST(:spans AS jsonb)) AS wanted (budget bigint, first bigint, last bigint)
@@ -80,8 +80,8 @@ _SELECT_SUMS = text("""
     ) AS charges
 """)
 
-# Budgets that count, with what became of their current periods: the periods of budgets of one kind begin together.
-# Without a share, the page is cut before its sums are read.
+# Active budgets with the sums of their current periods; the periods of budgets of one kind begin together. Without a
+# minimum share, the page is cut before its sums are read.
 _SELECT_PAGE = text(f"""
     SELECT {", ".join(f"budget.{name}" for name in BudgetRow._fields)}, subject.kind, subject.name, sums.*
     FROM (
@@ -127,7 +127,7 @@ def insert_budget(connection: Connection, values: Mapping[str, Any]) -> BudgetRo
 def select_budgets(
     connection: Connection, subject_ids: Collection[str] | None = None, *, lock: bool = False
 ) -> list[BudgetRow]:
-    """Returns the budgets that count, of these subjects or of all, in the order in which draws lock them: by id."""
+    """Returns the active budgets of these subjects or of all, by id, which is the order in which draws lock them."""
     query = select(*_COLUMNS).where(budget.c.ended_at.is_(None)).order_by(budget.c.id)
     if subject_ids is not None:
         query = query.where(budget.c.subject_id.in_(subject_ids))
@@ -137,7 +137,7 @@ def select_budgets(
 
 
 def select_budget_kinds(connection: Connection) -> list[tuple[str, str, int]]:
-    """Returns the window, time zone and first day of the budgets that count, each combination once."""
+    """Returns the window, time zone and first day of the active budgets, each combination once."""
     columns = (budget.c.time_window, budget.c.timezone, budget.c.first_day)
     rows = connection.execute(select(*columns).where(budget.c.ended_at.is_(None)).distinct())
     return [(row[0], row[1], row[2]) for row in rows]
@@ -151,15 +151,15 @@ def select_budget_page(
     after: int | None,
     limit: int | None,
 ) -> list[tuple[BudgetRow, tuple[str, str], BudgetSums]]:
-    """Returns budgets that count, by id, with the kind and name of their subject and their sums.
+    """Returns active budgets by id, with the kind and name of their subject and their sums.
 
     Args:
         connection: the database.
-        spans: window, time zone and first day → when the first and the last of the periods begin that count now. A
-            budget of another kind is missing.
-        above: only those of which at least this percentage is charged.
-        after: the id of the last budget of the page before.
-        limit: at most so many; None for all.
+        spans: (window, time zone, first day) → the starts of the first and the last period that count now. Budgets of
+            other kinds are left out.
+        above: only budgets of which at least this percentage is charged.
+        after: the id of the last budget of the previous page.
+        limit: the most budgets to return; None for all.
     """
     kinds = []
     for (window, timezone, first_day), (first, last) in spans.items():
@@ -174,7 +174,7 @@ def select_budget_page(
 
 
 def select_budget(connection: Connection, id: int, *, lock: bool) -> BudgetRow | None:
-    """Returns a budget, also one that has ended; None if there is none. A lock keeps draws waiting."""
+    """Returns a budget, even if it has ended; None if there is none. With `lock`, draws wait."""
     query = select(*_COLUMNS).where(budget.c.id == id)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
     return None if row is None else BudgetRow(*row)
@@ -186,20 +186,20 @@ def update_budget(connection: Connection, id: int, values: Mapping[str, Any]) ->
 
 
 def update_budget_ended(connection: Connection, id: int) -> None:
-    """Ends a budget, which then no longer counts; its periods keep their charges."""
+    """Ends a budget, so that it no longer counts; its periods keep their charges."""
     connection.execute(update(budget).where(budget.c.id == id, budget.c.ended_at.is_(None)).values(ended_at=func.now()))
 
 
 def update_period_raised(
     connection: Connection, budget_id: int, start: datetime, end: datetime | None, extra: Decimal
 ) -> Decimal:
-    """Adds to the amount of a budget in one period alone, and returns what was added to it in all."""
+    """Adds to the amount of a budget in this period only, and returns the total of such additions."""
     values = {"id": compute_period_id(budget_id, start), "budget_id": budget_id, "start": start, "end": end}
     return Decimal(connection.execute(_RAISE_PERIOD, values | {"extra": extra}).scalar_one())
 
 
 def select_budget_sums(connection: Connection, spans: Sequence[Span]) -> dict[int, BudgetSums]:
-    """Returns id of a budget → its sums, one for each span."""
+    """Returns budget id → its sums, one for each span."""
     wanted = [
         {
             "budget": span.budget_id,
@@ -213,7 +213,7 @@ def select_budget_sums(connection: Connection, spans: Sequence[Span]) -> dict[in
 
 
 def delete_budgets(connection: Connection, subject_id: str) -> None:
-    """Deletes all budgets of a subject, with their periods, leases and charges. A later draw finds none."""
+    """Deletes all budgets of a subject, with their periods, leases and charges. Later draws find no budget."""
     ids = connection.execute(select(budget.c.id).where(budget.c.subject_id == subject_id).with_for_update()).scalars()
     budgets = list(ids)
     periods = select(budget_period.c.id).where(budget_period.c.budget_id.in_(budgets))

@@ -1,7 +1,7 @@
-"""The lists of providers as they are kept, and their changes. catalog_tables.py has the tables.
+"""The stored lists of providers and their changes. catalog_tables.py has the tables.
 
-One worker at a time keeps a list, by an advisory lock of the transaction, and a list that was fetched before the kept
-one changes nothing. So it does not matter which workers of which hosts bring their lists, nor in which order.
+One worker at a time stores a list, by an advisory lock of the transaction, and a list that was fetched before the
+stored one changes nothing. So it does not matter which workers of which hosts bring their lists, nor in which order.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from app.db.catalog_tables import catalog_change, catalog_list, catalog_model
 from app.db.rollup_tables import ALL_REQUESTS, model_usage, rollup_delta
 
-# "cata" in ASCII. Whoever keeps a list holds it.
+# "cata" in ASCII. Held while a list is stored.
 KEEP_LOCK = 0x63617461
 
-# How many models a statement reads or writes, which takes two milliseconds.
+# The most models that a statement reads or writes; this many take two milliseconds.
 SLICE_MODELS = 500
 
 # The known facts of a model; see catalog_tables.py.
@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 
 
 class KeptList(NamedTuple):
-    """A provider's list as it is kept: since when there is one, when it was fetched, and the digest of its entries."""
+    """A provider's stored list: since when there is one, when it was fetched, and the digest of its entries."""
 
     first_at: datetime
     fetched_at: datetime
@@ -36,7 +36,7 @@ class KeptList(NamedTuple):
 
 
 class ModelChange(NamedTuple):
-    """One change of a model; `before` is None if it was not listed before, `after` if it is not listed any more."""
+    """One change of a model; `before` is None if the model was not listed before, `after` if it is no longer listed."""
 
     model: str
     kind: str
@@ -45,7 +45,7 @@ class ModelChange(NamedTuple):
 
 
 class ChangeRow(NamedTuple):
-    """A change as it is kept, with its time and its provider."""
+    """A stored change, with its time and its provider."""
 
     id: int
     at: datetime
@@ -57,7 +57,7 @@ class ChangeRow(NamedTuple):
 
 
 class ChangeFilter(NamedTuple):
-    """Which changes to select; None restricts nothing. `since` is excluded, so that a caller can send the last one."""
+    """A filter for changes; None restricts nothing. `since` is excluded, so that a caller can pass its last one."""
 
     since: datetime | None = None
     provider: str | None = None
@@ -66,22 +66,22 @@ class ChangeFilter(NamedTuple):
 
 
 def try_lock_catalog(connection: Connection) -> bool:
-    """Returns whether this transaction may keep a list; false while another worker does."""
+    """Returns whether this transaction may store a list; False while another worker does so."""
     return bool(connection.execute(text(f"SELECT pg_try_advisory_xact_lock({KEEP_LOCK})")).scalar_one())
 
 
 def select_kept_list(connection: Connection, provider: str) -> KeptList | None:
-    """Returns the state of a provider's kept list; None without one."""
+    """Returns the state of a provider's stored list; None without one."""
     columns = [catalog_list.c[name] for name in KeptList._fields]
     row = connection.execute(select(*columns).where(catalog_list.c.provider == provider)).one_or_none()
     return None if row is None else KeptList(*row)
 
 
 def select_kept_models(connection: Connection, provider: str) -> dict[str, Facts]:
-    """Returns the models of a provider's kept list: id → facts."""
+    """Returns the models of a provider's stored list: id → facts."""
     rows, kept, last = catalog_model.c, {}, ""
     while True:
-        # Slice by slice, because reading the facts of twenty thousand models at once would delay a worker's streams.
+        # In slices, because reading the facts of twenty thousand models at once would delay a worker's streams.
         query = select(rows.model, rows.facts).where(rows.provider == provider, rows.model > last).order_by(rows.model)
         found = {row[0]: row[1] for row in connection.execute(query.limit(SLICE_MODELS))}
         kept.update(found)
@@ -100,16 +100,16 @@ def update_kept_list(
     removed: Sequence[str],
     changes: Iterable[ModelChange],
 ) -> None:
-    """Keeps a list: what differs from the kept one, and that it did.
+    """Stores the differences from the stored list, and the time and digest of the new one.
 
     Args:
-        connection: whose transaction holds the lock.
-        provider: whose list it is.
-        fetched_at: when it was fetched; the time of its changes.
-        version: the digest of its entries.
-        changed: the models that are new or have other facts, with their facts.
-        removed: the ids of models that are not listed any more.
-        changes: what to tell of it.
+        connection: a connection whose transaction holds the lock.
+        provider: the provider of the list.
+        fetched_at: the time of the fetch, which is the time of the changes.
+        version: the digest of the list's entries.
+        changed: the models that are new or have other facts, with these facts.
+        removed: the ids of models that are no longer listed.
+        changes: the changes to report.
     """
     state = {"provider": provider, "fetched_at": fetched_at, "version": version}
     kept = upsert(catalog_list).values(**state, first_at=fetched_at)
@@ -136,7 +136,7 @@ _UPSERT_MODELS = text("""
 def select_changes(
     connection: Connection, wanted: ChangeFilter, *, before_id: int | None, limit: int
 ) -> list[ChangeRow]:
-    """Returns up to `limit` changes, newest first, of those before the one with the id `before_id`."""
+    """Returns up to `limit` changes, newest first, that are older than the one with the id `before_id`."""
     columns = catalog_change.c
     conditions: list[ColumnElement[bool]] = []
     if wanted.since is not None:
@@ -155,16 +155,16 @@ def select_changes(
 
 
 class PricePoint(NamedTuple):
-    """Since when a list had which facts of a model."""
+    """The facts of a model, and the time since when a list had them."""
 
     since: datetime
     facts: Facts
 
 
 def select_price_points(connection: Connection, provider: str, model: str) -> list[PricePoint]:
-    """Returns what a provider's lists said of a model since they are kept, the oldest first.
+    """Returns the stored history of a model's facts in a provider's lists, the oldest first.
 
-    A time in which it was not listed has no point of its own, so what was said before it seems to go on.
+    A time in which the model was not listed has no point, so the facts before it seem to continue.
     """
     kept = select_kept_list(connection, provider)
     if kept is None:
@@ -184,7 +184,7 @@ def select_price_points(connection: Connection, provider: str, model: str) -> li
 
 
 def select_used_models(connection: Connection, provider: str, days: int) -> dict[str, int]:
-    """Returns the models of a provider that served requests in the last UTC days, with their number."""
+    """Returns the models of a provider that served requests in the last UTC days, with the number of these requests."""
     usage, delta = model_usage.c, rollup_delta.c
     start = func.date_trunc("day", func.now() - timedelta(days=days), "UTC")
     folded = select(usage.model, usage.requests).where(

@@ -1,8 +1,8 @@
-"""The tables of what providers' lists said: their models and prices now, and how these have changed.
+"""The tables of providers' lists: their models and prices now, and the history of changes.
 
-    catalog_list    when each provider's list was kept first, and last
-    catalog_model   the models of these lists, with what is known of each
-    catalog_change  what was added, removed, or changed
+    catalog_list    when each provider's list was first stored, and when last
+    catalog_model   the models of these lists, with their known facts
+    catalog_change  added, removed and changed models
 
 The facts of a model are a JSON object: `prompt`, `completion` and `input_cache_read` are decimal strings in USD per
 token, `price_source` says where these are from, `context_length` and `max_output_tokens` are numbers of tokens, and

@@ -1,4 +1,4 @@
-"""Compares what budgets were charged with the records of the requests that were charged, for recent periods."""
+"""Compares the charges of budgets with the records of the charged requests, for recent periods."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sqlalchemy import Connection, text
 
 from app.db.lease_books import EARLIER_REQUESTS
 
-# Reading this many records takes about a second. A gateway that has more in a day is not compared.
+# Reading this many records takes about a second. A gateway with more per day is not checked.
 MAX_REQUESTS = 200_000
 
-# A period is found by its id, which has the minute of its start (app/db/leases.py). One snapshot has both sides,
+# A period is found by its id, which contains the minute of its start (app/db/leases.py). One snapshot has both sides,
 # because a record and its charges are written in one transaction. A request may begin well before it is charged.
 _RECENT = """
     SELECT period_id, unit, sum(exact + estimated + ceiling) AS charged, sum(requests) AS requests
@@ -30,7 +30,7 @@ _SELECT_DIFFERENT = text(f"""
         CASE unit WHEN 'usd' THEN usd WHEN 'tokens' THEN tokens ELSE recorded.requests END, 0))
     FROM recent LEFT JOIN recorded USING (period_id)""")
 
-# A dump may leave records out that the sums and charges have, and an operator may delete some.
+# Records that the sums and charges include may be missing: a dump may leave them out, and an operator may delete some.
 _SELECT_MISSES_RECORDS = text("""
     SELECT EXISTS (
         SELECT FROM (
@@ -42,17 +42,17 @@ _SELECT_MISSES_RECORDS = text("""
 
 
 class ChargeCheck(NamedTuple):
-    """How many periods were compared, and in how many the charges are not those of the records."""
+    """The number of compared periods, and the number of periods whose charges differ from their records."""
 
     periods: int
     different: int
 
 
 def select_charge_check(connection: Connection) -> ChargeCheck | None:
-    """Returns what a comparison of the periods of the last 25 hours finds.
+    """Returns the result of comparing the periods of the last 25 hours.
 
     Returns:
-        None if they have too many requests, or if records are gone, so that a difference would say nothing.
+        None if they have too many requests, or if records are missing, so that a difference would prove nothing.
     """
     earlier = {"earlier": EARLIER_REQUESTS}
     if connection.execute(_SELECT_REQUESTS, earlier).scalar_one() > MAX_REQUESTS:

@@ -1,4 +1,4 @@
-"""The clock of PostgreSQL, which all workers and hosts share, and how far the clock of this machine is from it."""
+"""PostgreSQL's clock, which all workers and hosts share, and this machine's deviation from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Clocks(NamedTuple):
     """Two clocks, read at about the same instant; both times are UTC.
 
     Attributes:
-        database: PostgreSQL's, which decides what is old.
-        host: this machine's, which stamps the records.
+        database: PostgreSQL's clock, which decides about ages.
+        host: this machine's clock, which stamps the records.
     """
 
     database: datetime

@@ -1,4 +1,4 @@
-"""The comments of columns, as descriptions of rows that are shown as they are."""
+"""Column comments as descriptions of rows that are shown unchanged."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Finds dead connections in the pool without a question to the server, if they were in use a moment ago.
+"""Finds dead connections in the pool without asking the server, if they were in use a moment ago.
 
-SQLAlchemy's own check asks the server at each use, which for a short statement is half of its time. A server that was
-stopped or killed has closed its connections, and the kernel knows that without a round trip. What may end unnoticed,
-such as a connection that a firewall has forgotten, has been idle for long; there the server is asked.
+SQLAlchemy's own check asks the server at each use, which is half of the time of a short statement. A server that was
+stopped or killed has closed its connections, and the kernel knows that without a round trip. A connection that ends
+unnoticed, for instance because a firewall has forgotten it, has been idle for long; then the server is asked.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import InvalidatePoolError
 
-# A connection that was idle for longer is checked by a question. Workers poll every two seconds.
+# A connection that was idle for longer is checked by asking the server. Workers poll every two seconds.
 TRUSTED_S = 5.0
 
 _RETURNED = "returned_s"
 
 
 def add_connection_check(engine: Engine) -> None:
-    """Makes an engine check each connection that it takes from its pool, and replace those that are dead."""
+    """Makes an engine check each connection that it takes from its pool, and replace dead ones."""
 
     def check(connection: Any, record: Any, _proxy: object) -> None:
         returned_s = record.info.get(_RETURNED)
         if returned_s is None:
-            return  # It is new.
+            return  # A new connection needs no check.
         if time.monotonic() - returned_s < TRUSTED_S and _is_open(connection):
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            # Makes SQLAlchemy replace this connection, and all others that are older than this moment.
+            # Makes SQLAlchemy replace this connection and all others created before this moment.
             raise InvalidatePoolError(str(error)) from error
 
     event.listen(engine, "checkout", check)
@@ -45,7 +45,7 @@ def _note_return(_connection: object, record: Any) -> None:
 
 
 def _is_open(connection: Any) -> bool:
-    """Returns whether the server has sent nothing since the last answer: neither its end nor a message."""
+    """Returns whether nothing has arrived since the last answer: neither the end of the connection nor a message."""
     if connection.closed:
         return False
     poll = _get_poll_class()()
@@ -55,7 +55,7 @@ def _is_open(connection: Any) -> bool:
 
 @cache
 def _get_poll_class() -> Any:
-    # gevent's poll() is made for waiting and costs 50 µs; this one is a single system call that does not wait.
+    # gevent's poll() is made for waiting and costs 50 µs; the original is one system call that does not wait.
     from gevent.monkey import get_original
 
     return get_original("select", "poll")

@@ -1,4 +1,4 @@
-"""How the requests of a UTC day ended, by gateway and model."""
+"""The outcomes of the requests of a UTC day, by gateway and model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.db.rollup_tables import MODEL_PREFIX, outcome_usage, rollup_delta
 
 
 class DayOutcomeRow(NamedTuple):
-    """How many requests of a day, that a model served, had an outcome."""
+    """The number of requests on a day that a model served and that had an outcome."""
 
     day: date
     model: str
@@ -25,7 +25,7 @@ def select_day_outcomes(
 ) -> list[DayOutcomeRow]:
     """Returns the requests with one of these outcomes from `first` to `last`, both included.
 
-    Requests whose model neither a list nor a response confirmed are missing.
+    Requests whose model neither a list nor a response confirmed are left out.
     """
     usage, delta = outcome_usage.c, rollup_delta.c
     start, end = (datetime.combine(day, time(), UTC) for day in (first, last + timedelta(days=1)))

@@ -1,4 +1,4 @@
-"""Sums by UTC day, gateway and model: of all keys together, of one key, or of each."""
+"""Sums by UTC day, gateway and model, for all keys together, for one key, or for each key."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The connection pool of a process.
 
-gunicorn.conf.py gives psycopg2 a wait callback for gevent; the code here needs no gevent. The callback has two
-consequences: libpq's connect_timeout has no effect under it, and no server setting ends a wait for a frozen server.
-Callers that must not wait for long use `time_limit` of app/db/errors.py. When that interrupts a wait, psycopg2 closes
-the connection and SQLAlchemy drops it from the pool.
+gunicorn.conf.py gives psycopg2 a wait callback for gevent; this code does not need gevent itself. The callback has two
+effects: libpq's connect_timeout does not work under it, and no server setting ends a wait for a frozen server. Callers
+that must not wait long use `time_limit` of app/db/errors.py. When that interrupts a wait, psycopg2 closes the
+connection and SQLAlchemy drops it from the pool.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from app.db.errors import time_limit
 from app.runtime import Component, Runtime, get_component
 
 # One for the shipper, one for retention, two for statistics, and one that `/ready` and the confirmation of known keys
-# take for milliseconds. PostgreSQL runs a process for each connection and small hosted plans allow 20, so three workers
-# and a release phase fit, with the connection below.
+# use for milliseconds. PostgreSQL runs a process for each connection and small hosted plans allow 20, so three workers
+# and a release phase fit, including the connection below.
 POOL_SIZE = 5
-# Anybody can send unknown keys, so their lookups have a connection of their own and no other.
+# Anyone can send unknown keys, so their lookups have a connection of their own and no other.
 LOOKUP_POOL_SIZE = 1
-# A worker draws from limits in one thread, and requests wait for it; a worker without limits never connects for this.
+# A worker draws from limits in one thread, and requests wait for it; a worker without limits never opens this one.
 LEASE_POOL_SIZE = 1
-# For requests with an Idempotency-Key, each of which takes one for some milliseconds before and after it is served. A
-# worker without such requests never connects for this.
+# For requests with an Idempotency-Key, each of which uses one for some milliseconds before and after it is served. A
+# worker without such requests never opens one.
 ANSWER_POOL_SIZE = 2
-# All five are in use only when the database is slow or unavailable. Requests should then fail soon.
+# All five are in use only if the database is slow or unavailable. Requests should then fail soon.
 POOL_TIMEOUT_S = 2.0
-# Below the half hour and more after which load balancers and firewalls forget an idle connection.
+# Below the half hour or more after which load balancers and firewalls forget an idle connection.
 POOL_RECYCLE_S = 900
 
-# How many connections may read statistics and activity at once. Further readers wait, so that one connection stays free
-# for `/ready`, besides those of the shipper and of retention.
+# The most connections that may read statistics and activity at once. Further readers wait, so that one connection stays
+# free for `/ready`, besides those of the shipper and of retention.
 MAX_READERS = 2
-# How long a reader may take in all, with the wait for its turn. The slowest queries take some hundred milliseconds; if
-# the server is frozen, the caller should get an error soon.
+# The total time limit of a reader, including the wait for its turn. The slowest queries take some hundred milliseconds;
+# if the server is frozen, the caller should get an error soon.
 READ_TIME_LIMIT_S = 4.0
 
-# How long the changes of one request may take, in seconds: some statements, and a wait for others that change the same.
+# The time limit for the changes of one request, in seconds: some statements, and a wait for others on the same rows.
 WRITE_TIME_LIMIT_S = 6.0
 
 # psycopg2 passes these to libpq. A database that takes longer than 2 s to connect is not usable.
 CONNECT_ARGS: dict[str, object] = VANISHED_SERVER | {"connect_timeout": 2, "application_name": "gateway"}
 
-# A pooler in transaction mode takes no options when a connection starts, and gives each transaction another session. So
-# each statement begins with these. PostgreSQL carries out what is sent together as one transaction, and SET LOCAL ends
-# with it, so this needs no round trip of its own.
+# A pooler in transaction mode accepts no options when a connection starts, and gives each transaction another session.
+# So each statement begins with these. PostgreSQL executes statements sent together as one transaction, and SET LOCAL
+# ends with it, so this needs no extra round trip.
 _PREFIX = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in SESSION.items())
 
 
@@ -63,11 +63,11 @@ class Database(Component):
 
     Attributes:
         engine: the SQLAlchemy engine; it connects when a connection is needed.
-        lookup_engine: another one, for lookups of keys that are not known yet.
-        lease_engine: another one, for draws from limits. It has one connection, which only the thread that draws may
+        lookup_engine: another engine, for lookups of unknown keys.
+        lease_engine: another engine, for draws from limits. It has one connection, which only the drawing thread may
             use: a greenlet that takes it again and again keeps the others waiting until their draws fail.
-        answer_engine: another one, for the answers that are kept for repeated requests.
-        direct_engine: for what needs a session of its own, such as DETACH CONCURRENTLY; past a pooler if there is one.
+        answer_engine: another engine, for the kept answers of repeated requests.
+        direct_engine: for statements that need their own session, such as DETACH CONCURRENTLY; bypasses a pooler.
 
     Raises:
         SettingsError: DATABASE_URL is not set.
@@ -95,7 +95,7 @@ class Database(Component):
 
     @contextmanager
     def poll_connection(self) -> Iterator[Connection]:
-        """Yields a connection for single statements, each of which is one round trip, because it has no transaction."""
+        """Yields a connection for single statements. Without a transaction, each of them is one round trip."""
         with self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -104,7 +104,7 @@ class Database(Component):
         self._dispose(close=True)
 
     def abandon(self) -> None:
-        """Gives up the connections of the parent process without closing them, which would end its sessions too."""
+        """Drops the parent process's connections without closing them, which would end its sessions too."""
         self._dispose(close=False)
 
     def _dispose(self, *, close: bool) -> None:
@@ -127,9 +127,9 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_recycle=POOL_RECYCLE_S,
-        # The connection used last is used again first: after a burst the others stay idle and are recycled.
+        # The most recently used connection is reused first: after a burst the others stay idle and are recycled.
         pool_use_lifo=True,
-        # Error texts end up in logs, and parameters hold digests of keys and rows of activity.
+        # Error texts end up in logs, and parameters contain digests of keys and rows of activity.
         hide_parameters=True,
         connect_args=CONNECT_ARGS if pooled else CONNECT_ARGS | {"options": OPTIONS},
     )
@@ -142,18 +142,18 @@ def create_engine_for(url: str, pool_size: int = POOL_SIZE, *, pooled: bool = Fa
 
 
 def _reset_isolation_level(connection: Any) -> None:
-    # To the server's default and not to READ COMMITTED, which SQLAlchemy names: psycopg2 sends a SET whenever a
-    # connection with a level of its own begins or ends to commit by itself.
+    # Resets to the server's default and not to READ COMMITTED, which SQLAlchemy would set: psycopg2 sends a SET
+    # whenever a connection with a level of its own enters or leaves autocommit.
     connection.set_isolation_level(None)
 
 
 def _add_prefix(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> object:
-    # VACUUM, of the table of deltas (fold.py), is no part of a transaction, so nothing may be sent with it.
+    # VACUUM of the table of deltas (fold.py) must not run in a transaction, so nothing may be sent with it.
     return statement if statement.startswith("VACUUM") else _PREFIX + statement, parameters
 
 
 def identify_database(url: str) -> str:
-    """Returns the SHA-256 of an address without its passwords, in hexadecimal, which files name their database by."""
+    """Returns the SHA-256 of an address without its passwords, in hexadecimal; files identify their database by it."""
     address = make_url(url)
     passwords = [name for name in address.query if name.lower() in PASSWORD_NAMES]
     plain = address.set(password=None).difference_update_query(passwords)
@@ -171,7 +171,7 @@ def get_engine() -> Engine:
 
 @contextmanager
 def read_connection() -> Iterator[Connection]:
-    """Yields a connection for the reads of one request: they share a snapshot and may take READ_TIME_LIMIT_S in all.
+    """Yields a connection for the reads of one request, which share a snapshot and READ_TIME_LIMIT_S in total.
 
     Raises:
         DatabaseError: the database is unavailable or did not answer in time.
@@ -183,7 +183,7 @@ def read_connection() -> Iterator[Connection]:
 
 @contextmanager
 def write_connection() -> Iterator[Connection]:
-    """Yields a connection for the changes of one request, which are one transaction, committed at the end.
+    """Yields a connection for the changes of one request, which form one transaction, committed at the end.
 
     Raises:
         DatabaseError: the database is unavailable or did not answer in time.

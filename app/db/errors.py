@@ -1,4 +1,4 @@
-"""Errors of the database under one name, and a limit on the time that a caller waits for it."""
+"""Database errors under one name, and a limit on the time that a caller waits for the database."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import gevent
 from gevent import monkey
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-# Base class of everything that SQLAlchemy raises when the database is unavailable or slow, or refuses a statement.
+# The base class of every error that SQLAlchemy raises if the database is unavailable or slow, or refuses a statement.
 # Services catch it under this name, because only this package imports SQLAlchemy.
 DatabaseError = SQLAlchemyError
 
-# What PostgreSQL, PgBouncer and libpq say of an address that works only after someone has corrected it. The text is
-# all there is: a connection that was refused has no SQLSTATE.
+# Messages of PostgreSQL, PgBouncer and libpq about an address that works only after someone has corrected it. Only the
+# text identifies them: a refused connection has no SQLSTATE.
 _REFUSAL = re.compile(
     r"(password|peer|ident|sasl) authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects"
     r"|(database|role|certificate file|private key file) \"[^\"]*\" does not exist|permission denied for database"
@@ -33,16 +33,16 @@ _MAX_LINE_CHARACTERS = 300
 
 
 class DatabaseTimeout(DatabaseError):
-    """The database did not answer within the time limit. The statement may still be carried out."""
+    """The database did not answer within the time limit. The statement may still be executed."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Interrupts database work in the `with` block after `seconds`.
 
-    A server that is frozen keeps its connections open, so only a timeout in this process ends the wait, and only gevent
-    can interrupt it. The connection that was waited on is closed, which frees its place in the pool. Without gevent's
-    patches, as in the commands of `flask`, this sets no limit and libpq's connect_timeout is the only one.
+    A frozen server keeps its connections open, so only a timeout in this process ends the wait, and only gevent can
+    interrupt it. The connection that was waited on is closed, which frees its slot in the pool. Without gevent's
+    patches, as in the commands of `flask`, this sets no limit, and libpq's connect_timeout is the only one.
 
     Raises:
         DatabaseTimeout: the work took longer.
@@ -60,7 +60,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def describe_error(error: Exception) -> str:
-    """Returns what PostgreSQL or the driver said, in one line of at most 300 characters, for a log or an answer.
+    """Returns the message of PostgreSQL or the driver, in one line of at most 300 characters, for a log or an answer.
 
     SQLAlchemy's own text repeats the whole statement.
     """
@@ -69,7 +69,7 @@ def describe_error(error: Exception) -> str:
 
 def _find_line(error: Exception) -> str:
     lines = str(getattr(error, "orig", None) or error).strip().split("\n")
-    # libpq tries each address of a host, so the line of the server that did answer may not be the first.
+    # libpq tries each address of a host, so the answering server's line may not be the first.
     return next((line for line in lines if "FATAL" in line), lines[0])
 
 
@@ -77,7 +77,7 @@ def describe_refusal(error: Exception, setting: str = "DATABASE_URL") -> str | N
     """Returns why an address cannot work, in one sentence; None if the database may just be unavailable.
 
     Args:
-        error: what SQLAlchemy or the driver raised.
+        error: the exception of SQLAlchemy or the driver.
         setting: the setting that has the address.
     """
     text = _find_line(error).rstrip(".")
@@ -95,10 +95,10 @@ def describe_refusal(error: Exception, setting: str = "DATABASE_URL") -> str | N
 
 
 def describe_outage(error: Exception, setting: str = "DATABASE_URL") -> str:
-    """Returns that the database does not answer and what to do, in two sentences.
+    """Returns two sentences: that the database does not answer, and the remedy.
 
     Args:
-        error: what SQLAlchemy or the driver raised.
+        error: the exception of SQLAlchemy or the driver.
         setting: the setting that has the address.
     """
     text = _find_line(error).rstrip(".")

@@ -1,4 +1,4 @@
-"""What `bin/gateway doctor` reads: the server's version, models without a price, keys that expire soon."""
+"""Queries of `bin/gateway doctor`: the server's version, models without a price, keys that expire soon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def select_server_version(connection: Connection) -> int:
 
 
 def select_unpriced_models(connection: Connection, limit: int) -> list[str]:
-    """Returns models of served requests of the last 7 days whose cost is unknown, `provider/model`, most used first."""
+    """Returns models of served requests of the last 7 days with an unknown cost, `provider/model`, most used first."""
     query = """
         SELECT gateway || '/' || model_served FROM activity
         WHERE started_at > now() - interval '7 days' AND outcome = 'ok' AND cost_kind = 'unknown'

@@ -1,13 +1,13 @@
-"""Folds the deltas of activity into the tables of sums, and vacuums what they leave behind.
+"""Folds the deltas of activity into the tables of sums, and vacuums the deleted deltas.
 
-One statement takes the oldest deltas and adds them to all sums, so a fold that fails changes nothing and a repeated one
-adds nothing twice. One process folds at a time, by the advisory lock under which workers of the code before migration
-0007 write the earlier sums; the others do not wait for it. Which process folds does not matter: readers add the deltas
-that are left, so that no statistic depends on when a fold happens.
+One statement takes the oldest deltas and adds them to all sums, so a failed fold changes nothing and a repeated one
+adds nothing twice. One process folds at a time, under the advisory lock with which workers of the code before migration
+0007 write the earlier sums; other processes do not wait for it. Readers add the remaining deltas, so no statistic
+depends on which process folds, or when.
 
 The statement's snapshot may be older than its lock. That is safe under READ COMMITTED: a delta that another fold has
 taken meanwhile is not deleted again, and ON CONFLICT acts on the newest committed row even if the snapshot does not
-show it.
+include it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from app.db.failed_attempts import IS_MERGE_DUE, MERGE_FAILED_ATTEMPTS
 from app.db.insert_sql import INSERT_LOCK
 from app.db.sums import Sums
 
-# A fold of this many takes some 0.2 s when each delta has another key, and one of a usual second 0.02 s.
+# A fold of this many takes some 0.2 s if each delta has another key; one of a usual second takes 0.02 s.
 MAX_DELTAS = 5_000
 
-# A delta waits this long, so that all processes together fold about once a second: every fold updates a row of each
-# level for each subject, so that few large folds cost less than many small ones.
+# A delta waits this long, so that all processes together fold about once a second. Every fold updates a row of each
+# level for each subject, so a few large folds cost less than many small ones.
 MIN_AGE_S = 1.0
 
-# Deleted deltas stay in the pages, which readers look through, until they are vacuumed; PostgreSQL by itself does it
-# once a minute at most. A vacuum of this many takes some 5 ms. If an old snapshot keeps them from being removed, the
-# next vacuum waits.
+# Deleted deltas stay in the pages that readers scan until they are vacuumed; PostgreSQL by itself does that once a
+# minute at most. A vacuum of this many takes some 5 ms. If an old snapshot keeps them from being removed, the next
+# vacuum waits.
 MAX_DEAD_DELTAS = 10_000
 VACUUM_INTERVAL_S = 10
 
 
 class FoldResult(NamedTuple):
-    """How many deltas a fold took, and whether more are waiting."""
+    """The number of folded deltas, and whether more are waiting."""
 
     folded: int
     has_more: bool
@@ -45,7 +45,7 @@ class FoldResult(NamedTuple):
 def fold_deltas(engine: Engine, *, min_age_s: float = MIN_AGE_S, limit: int = MAX_DELTAS) -> FoldResult:
     """Folds up to `limit` deltas if the oldest is at least `min_age_s` old and no other process folds.
 
-    Also merges the counts of failed attempts and vacuums the table of deltas, where that is due.
+    Also merges the counts of failed attempts and vacuums the table of deltas, if these are due.
 
     Raises:
         DatabaseError: the database is unavailable, slow or locked; nothing was folded.
@@ -56,13 +56,13 @@ def fold_deltas(engine: Engine, *, min_age_s: float = MIN_AGE_S, limit: int = MA
         if due.is_merge_due:
             connection.execute(text(MERGE_FAILED_ATTEMPTS))
         if due.has_many_dead:
-            # Skipped when somebody else vacuums.
+            # Skipped if another process vacuums.
             connection.execute(text("VACUUM (SKIP_LOCKED) rollup_delta"))
     return FoldResult(folded, folded >= limit)
 
 
-# Asked first, because planning the fold takes longer than this query. A delta from the future is due too: the clock was
-# set back.
+# Queried first, because planning the fold takes longer than this query. A delta from the future is due too, because
+# then the clock was set back.
 _SELECT_DUE = text(f"""
     SELECT
         EXISTS (SELECT FROM (SELECT created_at FROM rollup_delta ORDER BY id LIMIT 1) AS oldest
@@ -112,7 +112,7 @@ def _add_presence(table: Table, source: str) -> str:
 
 
 def _add_histograms(table: Table, source: str) -> str:
-    """As `_add_sums`. Buckets are counted by minute first, so that the levels multiply buckets and not requests."""
+    """Like `_add_sums`. Buckets are counted by minute first, so that the levels multiply buckets and not requests."""
     key = [column.name for column in table.primary_key]
     names = ", ".join(key)
     by_minute = ", ".join("minute" if name == "start" else name for name in key if name != "level")

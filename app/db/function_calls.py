@@ -1,4 +1,4 @@
-"""Calls of functions of the database that take and return JSON."""
+"""Calls of database functions that take and return JSON."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sqlalchemy import Engine
 
 
 def encode_draws(draws: Sequence[msgspec.Struct]) -> str:
-    """Returns structs as a JSON array, for a parameter."""
+    """Returns structs as a JSON array, for use as a parameter."""
     return msgspec.json.encode(draws).decode()
 
 
 def call_function(engine: Engine, statement: str, parameters: dict[str, Any]) -> str:
-    """Executes a statement of the driver in a transaction of its own and returns its one value, JSON."""
+    """Executes a driver statement in its own transaction and returns its one value, JSON."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         result: str = connection.exec_driver_sql(statement, parameters).scalar_one()
     return result

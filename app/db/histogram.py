@@ -1,11 +1,11 @@
 """Histograms of latencies that can be added up, with logarithmic buckets and percentiles within 5 %.
 
-Bucket i holds the values in (γ^(i-1), γ^i] milliseconds. Its representative 2γ^i/(γ+1) is off by at most
-α = (γ-1)/(γ+1) of any value in it: the bound of DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable
+Bucket i holds the values in (γ^(i-1), γ^i] milliseconds. Its representative 2γ^i/(γ+1) differs by at most the fraction
+α = (γ-1)/(γ+1) from any value in it: the bound of DDSketch (Masson, Rim, Lee: "DDSketch: a fast and fully-mergeable
 quantile sketch with relative-error guarantees", PVLDB 12(12), 2019). γ = 1.1 makes α 4.76 %.
 
-The trigger on activity (migration 0007) puts times into buckets. Shorter ones than 0.01 ms are counted as 0.01 ms,
-because nothing below is measured and zero has no logarithm. The table's limit on durations bounds the highest bucket.
+The trigger on activity (migration 0007) puts times into buckets. Times below 0.01 ms are counted as 0.01 ms, because
+nothing below is measured and zero has no logarithm. The table's limit on durations bounds the highest bucket.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def histogram_value_ms(bucket: int) -> float:
 
 
 def histogram_quantiles_ms(counts: Mapping[int, int], quantiles: Sequence[float]) -> list[float | None]:
-    """Returns quantiles (0.0 to 1.0) of a histogram given as bucket → count; each is None when it is empty.
+    """Returns quantiles (0.0 to 1.0) of a histogram given as bucket → count; each is None if the histogram is empty.
 
     Each is within 5 % of the value at position floor(quantile × (n - 1)), counted from 0 in ascending order.
     """

@@ -1,6 +1,6 @@
-"""Hosts in the registry of workers, and the write-off of journals of those that are gone.
+"""Hosts in the registry of workers, and the write-off of journals of hosts that are gone.
 
-A host is a name and a JOURNAL_DIR: what one worker of it leaves, another one delivers.
+A host is a name and a JOURNAL_DIR: records that one of its workers leaves there, another one delivers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SELECT_MISSING = text(f"""
     LEFT JOIN worker_ledger USING (worker_id)
     WHERE (worker_id = :worker_id OR host = :host) AND {IS_MISSING} ORDER BY worker_id""")
 
-# The requests that the workers last reported count as unrecorded from then on. Each of the two parameters may be NULL.
+# From then on, the requests last reported by the workers count as unrecorded. Each of the two parameters may be NULL.
 _WRITE_OFF = text(f"""
     WITH closed AS (
         UPDATE worker SET closed_at = now(), closed_how = 'written_off'
@@ -48,13 +48,13 @@ _SELECT_LIVE = text(f"""
 
 
 class HostRow(NamedTuple):
-    """A host with workers that live or are missing; times are by PostgreSQL's clock.
+    """A host with live or missing workers; times are by PostgreSQL's clock.
 
     Attributes:
         host: None for workers that died before they were registered.
         live, missing: the numbers of its workers.
         silent_s: the seconds since its last sign of life.
-        in_flight, unshipped: the requests without a row of its missing workers, as they last reported.
+        in_flight, unshipped: the requests without a row of its missing workers, by their last reports.
     """
 
     host: str | None
@@ -68,17 +68,17 @@ class HostRow(NamedTuple):
 
 
 def select_hosts(connection: Connection, limit: int) -> list[HostRow]:
-    """Returns up to `limit` hosts, the one that has been silent for longest first."""
+    """Returns up to `limit` hosts, the longest silent first."""
     return [HostRow(*row) for row in connection.execute(_SELECT_HOSTS, {"limit": limit})]
 
 
 def select_live_workers(connection: Connection, worker_ids: list[str]) -> list[str]:
-    """Returns those of the workers that live, or lived some minutes ago."""
+    """Returns the workers among these that live, or lived some minutes ago."""
     return list(connection.execute(_SELECT_LIVE, {"worker_ids": worker_ids}).scalars())
 
 
 def select_missing(connection: Connection, *, worker_id: str | None = None, host: str | None = None) -> dict[str, int]:
-    """Returns what `update_written_off` would, and changes nothing."""
+    """Returns the result that `update_written_off` would have, and changes nothing."""
     rows = connection.execute(_SELECT_MISSING, {"worker_id": worker_id, "host": host})
     return {row.worker_id: row.requests for row in rows}
 
@@ -91,8 +91,8 @@ def update_written_off(
     If a journal turns up again, the worker that adopts it corrects the counts.
 
     Returns:
-        Worker → the number of these requests as it last reported it, which may be too low: what it did afterwards, such
-        as in an outage of the database, is in its journal only. Empty if no such worker is missing.
+        Worker → the number of these requests by its last report. It may be too low: later requests, for instance in an
+        outage of the database, are only in its journal. Empty if no such worker is missing.
     """
     rows = connection.execute(_WRITE_OFF, {"worker_id": worker_id, "host": host})
     return {row.worker_id: row.requests for row in rows}

@@ -1,8 +1,8 @@
-"""The SQL text of the statement that writes rows of activity.
+"""The SQL text of the statement that inserts rows of activity.
 
-A single statement is one transaction and one round trip. Rows that are in the table already are skipped, and a trigger
-counts only the rows really inserted (app/db/rollup_tables.py), so sending a batch again changes nothing. Retries among
-the new rows are noted in the same statement, to be linked to what they repeat (app/db/retries.py).
+A single statement is one transaction and one round trip. Rows that the table already has are skipped, and a trigger
+counts only the rows actually inserted (app/db/rollup_tables.py), so sending a batch again changes nothing. The same
+statement notes retries among the new rows, so that they can be linked to their originals (app/db/retries.py).
 
 Rows are inserted in the order of their primary key. Two statements with some of the same rows, such as those of an
 adopter and of the worker that it believes dead, then wait for each other in one direction only and cannot deadlock.
@@ -20,11 +20,11 @@ from app.db import tables
 # holds it: the fold (app/db/fold.py), the pruning, and the inserts of the code before migration 0007.
 INSERT_LOCK = 0x61637469
 
-# The worker_id of rows that come from no worker's journal. It is not NULL, which would mean that the code before
-# migration 0007 has inserted the row.
+# The worker_id of rows that come from no worker's journal. It is not NULL, because NULL marks rows inserted by the code
+# before migration 0007.
 NO_WORKER = "none"
 
-# Columns that no row of a journal has; app/db/retries.py and app/db/repricing.py write them.
+# Columns that rows of a journal never have; app/db/retries.py and app/db/repricing.py write them.
 WRITTEN_LATER = ("retry_of", "retried_by", "repriced")
 
 _COLUMNS = [column for column in tables.activity.columns if column.name not in WRITTEN_LATER]
@@ -36,8 +36,8 @@ def insert_activity_sql(source: str | None = None, also: str | None = None) -> s
     Args:
         source: an item of a FROM clause with the columns of activity; by default the parameter `rows`, a JSON
             array of objects.
-        also: an INSERT that is carried out in the same statement; the parameter `ledger` is then the ledger line of
-            the worker, whose id the rows get.
+        also: an INSERT to execute in the same statement; the parameter `ledger` is then the ledger line of the worker,
+            whose id the rows get.
     """
     worker_id = "CAST(%(ledger)s AS jsonb) ->> 'worker_id'" if also else f"'{NO_WORKER}'"
     return f"""
@@ -53,7 +53,7 @@ SELECT count(*) FROM inserted"""
 def select_days_sql() -> str:
     """Returns the query for the UTC days of the rows in the parameter `rows`, a JSON array as above.
 
-    Omits days that only a wrong clock can give, before 2020 or after 2119; they get no partition.
+    Omits days before 2020 or after 2119, which only a wrong clock can cause; they get no partition.
     """
     return """
 SELECT DISTINCT CAST(started_at AT TIME ZONE 'UTC' AS date) AS day

@@ -1,6 +1,6 @@
-"""The table kept_answer: the answers of requests with an Idempotency-Key, encrypted, and who serves one now.
+"""The table kept_answer: encrypted answers of requests with an Idempotency-Key, and claims of requests being served.
 
-A row is inserted before its request is served, gets the answer once, and is deleted when it has expired, or if the
+A row is inserted before its request is served and gets the answer once. It is deleted when it has expired, or if the
 request cost nothing. All times are by PostgreSQL's clock.
 """
 
@@ -28,7 +28,7 @@ kept_answer = Table(
 )
 Index("ix_kept_answer_expires_at", kept_answer.c.expires_at)
 
-# One that has expired and was not deleted yet is taken over.
+# An expired row that was not deleted yet is taken over.
 _INSERT = text("""
     INSERT INTO kept_answer AS kept (id, key_id, request_id, body_digest, worker_id, expires_at)
     VALUES (:id, :key_id, :request_id, :body_digest, :worker_id, now() + make_interval(hours => :hours))
@@ -38,8 +38,8 @@ _INSERT = text("""
     WHERE kept.expires_at <= now()
     RETURNING 1""")
 
-# A worker that was killed is closed when another one of its host has delivered its journal; one whose host is gone is
-# silent.
+# A killed worker counts as ended once another one of its host has delivered its journal, or, if its host is gone, once
+# it is silent.
 _SELECT = text(f"""
     SELECT request_id, body_digest, sealed,
         NOT coalesce(live.closed_at IS NULL AND live.last_seen_at >= now() - interval '{MISSING_AFTER_S} s',
@@ -51,7 +51,7 @@ _UPDATE = text("""
     UPDATE kept_answer SET sealed = :sealed, bytes = :bytes
     WHERE id = :id AND request_id = :request_id AND sealed IS NULL""")
 
-# A worker that there is not, so that the answer counts as lost once no worker could be on its way to be registered.
+# Sets a nonexistent worker, so that the answer counts as lost once no worker could still be about to register.
 _UPDATE_LOST = text("""
     UPDATE kept_answer SET worker_id = '' WHERE id = :id AND request_id = :request_id AND sealed IS NULL""")
 
@@ -74,13 +74,13 @@ class NewClaim(NamedTuple):
 
 
 class FoundAnswer(NamedTuple):
-    """The state of an earlier request and its kept answer.
+    """The state of an earlier request, with its kept answer.
 
     Attributes:
         request_id: its id.
-        body_digest: of its path and body.
+        body_digest: the digest of its path and body.
         sealed: its answer, encrypted; None without one.
-        is_lost: whether its worker has ended, so that there will be none.
+        is_lost: whether its worker has ended, so that it will never have an answer.
     """
 
     request_id: str
@@ -96,7 +96,7 @@ def insert_claim(engine: Engine, claim: NewClaim) -> bool:
 
 
 def select_answer(engine: Engine, id: bytes) -> FoundAnswer | None:
-    """Returns what there is under an id; None if there is nothing."""
+    """Returns the row with an id; None if there is none."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         row = connection.execute(_SELECT, {"id": id}).first()
     if row is None:
@@ -113,24 +113,24 @@ def update_answer(engine: Engine, id: bytes, request_id: str, sealed: bytes) -> 
 
 
 def update_lost(engine: Engine, id: bytes, request_id: str) -> None:
-    """Notes that a request will never have its answer here, although its worker lives."""
+    """Marks a request as one that will never have its answer here, although its worker lives."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_UPDATE_LOST, {"id": id, "request_id": request_id})
 
 
 def delete_claim(engine: Engine, id: bytes, request_id: str) -> None:
-    """Deletes the row of a request that has no answer."""
+    """Deletes the row of a request without an answer."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_DELETE, {"id": id, "request_id": request_id})
 
 
 def select_sums(engine: Engine) -> dict[str, tuple[int, int]]:
-    """Returns gateway key → how many rows it has, and how many bytes their answers have."""
+    """Returns gateway key → the number of its rows, and the bytes of their answers."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(_SELECT_SUMS)}
 
 
 def delete_expired_answers(engine: Engine) -> int:
-    """Deletes the rows that have expired, and returns how many there were."""
+    """Deletes expired rows and returns their number."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return int(connection.execute(_DELETE_EXPIRED).rowcount)

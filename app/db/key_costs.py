@@ -1,4 +1,4 @@
-"""The cost of the requests of a key, or of all keys of a holder: in all, and in the UTC day, week and month of now."""
+"""The cost of a key's requests, or of all keys of a holder: in total, and in the current UTC day, week and month."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class KeyCosts(NamedTuple):
 
 
 def select_key_costs(connection: Connection, key_id: str) -> KeyCosts:
-    """Returns what the requests of a key have cost."""
+    """Returns the cost of a key's requests."""
     values = {"subject": KEY_PREFIX + key_id, "key_id": key_id}
     return KeyCosts(*connection.execute(_SELECT_COSTS, values).one())
 
 
 def select_holder_costs(connection: Connection, holder_ids: Collection[str]) -> dict[str, KeyCosts]:
-    """Returns id of a holder → what the requests of all its keys have cost, revoked ones too; 0 for those without."""
+    """Returns holder id → the cost of all its keys' requests, including revoked keys; 0 for holders without any."""
     rows = connection.execute(_SELECT_HOLDER_COSTS, {"holders": list(holder_ids), "prefix": KEY_PREFIX})
     nothing = KeyCosts(*[Decimal(0)] * len(KeyCosts._fields))
     return dict.fromkeys(holder_ids, nothing) | {row[0]: KeyCosts(*row[1:]) for row in rows}

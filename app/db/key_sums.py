@@ -1,4 +1,4 @@
-"""Sums of each key in a window, and who has the keys now."""
+"""Sums by key in a window, and the current owners of keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.yielding import with_pauses
 
 
 class KeyOwner(NamedTuple):
-    """Whose a key is: its name, and its holder and the holder's group by id and name; None without one."""
+    """The owner of a key: the key's name, and its holder and the holder's group by id and name; None without one."""
 
     name: str
     holder_id: str | None
@@ -33,8 +33,8 @@ def select_key_sums(connection: Connection, chosen: Selection, start: datetime, 
 
     Args:
         connection: one whose statements share a snapshot.
-        chosen: whose requests: of all keys, or of some.
-        start, end: as for `app.db.rollups.select_usage` with another subject than all requests.
+        chosen: the requests to sum: of all keys, or of some.
+        start, end: as for `app.db.rollups.select_usage` with a subject other than all requests.
     """
     spans = compose_window(start, end)
     if not spans:
@@ -43,8 +43,8 @@ def select_key_sums(connection: Connection, chosen: Selection, start: datetime, 
     keys = tuple(connection.execute(select(present.c.key_id).distinct()).scalars())
     if not keys:
         return {}
-    # By an array of keys, each of which is a range of the primary key, and not by the range of all keys: that has the
-    # rows of all times between them.
+    # Selects by an array of keys, each of which is a range of the primary key. The range from the first to the last key
+    # would include the rows of all times between them.
     rows = rows_in(outcome_usage, chosen._replace(keys=keys), spans, ["subject", *Sums._fields])
     sums = [cast(func.sum(rows.c[name]), outcome_usage.c[name].type) for name in Sums._fields]
     found = connection.execute(select(rows.c.subject, *sums).group_by(rows.c.subject))
@@ -52,7 +52,7 @@ def select_key_sums(connection: Connection, chosen: Selection, start: datetime, 
 
 
 def select_key_owners(connection: Connection, keys: Collection[str]) -> dict[str, KeyOwner]:
-    """Returns key → whose it is now, for those of the keys that are stored."""
+    """Returns key → its current owner, for the given keys that are stored."""
     group = subject.alias("owning_group")
     query = (
         select(api_key.c.id, api_key.c.name, subject.c.id, subject.c.name, group.c.id, group.c.name)

@@ -19,10 +19,10 @@ class KeyRow(NamedTuple):
     Attributes:
         id: its public id.
         revoked_at: None unless it was revoked.
-        holder_id: the subject whose limits it has; None without limits of its own.
-        expires_at: from when on it does not work; None if it never expires.
+        holder_id: the holder whose limits apply; None without limits of its own.
+        expires_at: the time from which on it does not work; None if it never expires.
         replaced_by: the id of the key that it was rotated to, or None.
-        is_operator: whether it has all rights, as GATEWAY_API_KEY has.
+        is_operator: whether it has all rights, like GATEWAY_API_KEY.
     """
 
     id: str
@@ -36,7 +36,7 @@ class KeyRow(NamedTuple):
     is_operator: bool
 
 
-# What can be asked of a key, besides whose it is. A key that was replaced works until it expires.
+# States that a search can ask for. A replaced key works until it expires.
 KEY_STATES = ("works", "expired", "revoked")
 
 _COLUMNS = [api_key.c[name] for name in KeyRow._fields]
@@ -71,13 +71,13 @@ def insert_key(
 
 
 def select_keys_by_digest(connection: Connection, digests: Sequence[bytes]) -> dict[bytes, KeyRow]:
-    """Returns digest → key, revoked or not, for those among `digests` that have one."""
+    """Returns digest → key, revoked or not, for those of the digests that belong to a key."""
     rows = connection.execute(select(api_key.c.digest, *_COLUMNS).where(api_key.c.digest.in_(digests)))
     return {bytes(row[0]): KeyRow(*row[1:]) for row in rows}
 
 
 def select_keys(connection: Connection) -> list[KeyRow]:
-    """Returns all keys, revoked ones too, oldest first."""
+    """Returns all keys, including revoked ones, oldest first."""
     rows = connection.execute(select(*_COLUMNS).order_by(api_key.c.created_at, api_key.c.id))
     return [KeyRow(*row) for row in rows]
 
@@ -91,17 +91,17 @@ def select_key_page(
     after: tuple[datetime, str] | None = None,
     limit: int,
 ) -> list[KeyRow]:
-    """Returns up to `limit` keys, revoked ones too, newest first.
+    """Returns up to `limit` keys, including revoked ones, newest first.
 
-    A search reads all keys, of which there are thousands: they take milliseconds, and no index.
+    A search scans all keys without an index: there are thousands, which take milliseconds.
 
     Args:
         connection: the database.
         holder_ids: only keys of these holders; None for all keys.
-        search: only keys with this text in their name, their id or the name of their holder, in any case.
+        search: only keys with this text in their name, their id or the name of their holder, ignoring case.
         state: only keys in this one of KEY_STATES.
-        after: `created_at` and id of the last key of the page before.
-        limit: at most so many.
+        after: `created_at` and id of the last key of the previous page.
+        limit: the most keys to return.
     """
     query = select(*_COLUMNS).order_by(api_key.c.created_at.desc(), api_key.c.id.desc()).limit(limit)
     if holder_ids is not None:
@@ -128,19 +128,19 @@ def _is_in_state(state: str) -> ColumnElement[bool]:
 
 
 def select_key_names(connection: Connection, ids: Collection[str]) -> dict[str, str]:
-    """Returns id → name, for those of the ids that are stored."""
+    """Returns id → name, for the given ids that are stored."""
     query = select(api_key.c.id, api_key.c.name).where(api_key.c.id == func.any(literal(list(ids), ARRAY(Text))))
     return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def select_keys_of_holders(connection: Connection, holder_ids: Collection[str]) -> list[KeyRow]:
-    """Returns the keys of these holders, revoked ones too, oldest first."""
+    """Returns the keys of these holders, including revoked ones, oldest first."""
     query = select(*_COLUMNS).where(api_key.c.holder_id.in_(holder_ids))
     return [KeyRow(*row) for row in connection.execute(query.order_by(api_key.c.created_at, api_key.c.id))]
 
 
 def select_key(connection: Connection, id: str, *, lock: bool) -> KeyRow | None:
-    """Returns the key with this id, revoked or not; None if there is none. With a lock, others that lock it wait."""
+    """Returns the key with this id, revoked or not; None if there is none. With `lock`, others that lock it wait."""
     query = select(*_COLUMNS).where(api_key.c.id == id)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
     return None if row is None else KeyRow(*row)
@@ -159,7 +159,7 @@ def select_key_exists(connection: Connection, id: str) -> bool:
 
 
 def update_key(connection: Connection, id: str, values: Mapping[str, Any]) -> KeyRow:
-    """Sets these columns of a key that exists, and returns it."""
+    """Sets these columns of an existing key and returns it."""
     query = update(api_key).where(api_key.c.id == id).values(dict(values)).returning(*_COLUMNS)
     return KeyRow(*connection.execute(query).one())
 

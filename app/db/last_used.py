@@ -1,4 +1,4 @@
-"""When keys were last used, from the sums alone: to the minute for three days, then to the hour, then to the day."""
+"""The last use of keys, from the sums alone: to the minute for three days, then to the hour, then to the day."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SELECT = text(f"""
 
 
 def select_last_used(connection: Connection, ids: Sequence[str]) -> dict[str, datetime | None]:
-    """Returns id of a key → the beginning of the minute, hour or UTC day of its last request; None without any."""
+    """Returns key id → the beginning of the minute, hour or UTC day of its last request; None without any."""
     if not ids:
         return {}
     rows = connection.execute(_SELECT, {"ids": list(ids), "prefix": KEY_PREFIX})

@@ -1,7 +1,7 @@
-"""Leases as operators see and correct them: who has drawn how much, and whether the books agree.
+"""Operators' view of leases and corrections to them: who has drawn how much, and whether the sums agree.
 
-A correction is a charge and a closed lease of a worker that there is not, so that all sums agree and no live worker has
-to be told. EARLIER_REQUESTS has what a period had cost before its budget was made, FORGIVEN what was given back.
+A correction is a charge and a closed lease of a nonexistent worker, so that all sums agree and no live worker must be
+told. EARLIER_REQUESTS has the cost of a period from before its budget was made, FORGIVEN the amounts given back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.db.workers import MISSING_AFTER_S
 EARLIER_REQUESTS = "earlier requests"
 FORGIVEN = "forgiven"
 
-# A request's id and its start are taken from the same clock, one right after the other.
+# The id and the start of a request are read from the same clock, one right after the other.
 _ID_TOLERANCE = timedelta(seconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -64,7 +64,7 @@ _SELECT_KEYS = text("""
     SELECT id FROM api_key WHERE holder_id = :subject OR holder_id IN (SELECT id FROM subject WHERE group_id = :subject)
 """)
 
-# A rejected request was sent to no provider, so it uses nothing.
+# A rejected request was sent to no provider, so it used nothing.
 _SUMS = "outcome, prompt_tokens + completion_tokens AS tokens, requests, cost_exact, cost_estimated"
 _SELECT_EARLIER = text(f"""
     SELECT coalesce(sum(tokens), 0), coalesce(sum(requests) FILTER (WHERE outcome <> 'rejected'), 0)::bigint,
@@ -78,8 +78,8 @@ _SELECT_EARLIER = text(f"""
         WHERE (:is_all OR 'key' || chr(58) || key_id = ANY (:subjects)) AND minute >= :start AND minute < :end) AS sums
 """)
 
-# Requests that ended before they were sent to a provider used nothing either. The sums do not tell them apart, but the
-# records do, by an index of requests that did not succeed: what was not sent costs exactly 0, with unknown tokens.
+# Requests that ended before they were sent to a provider used nothing either. The sums do not distinguish them, but the
+# records do, by an index of requests that did not succeed: an unsent request costs exactly 0, with unknown tokens.
 _SELECT_UNSENT = text("""
     SELECT count(*) FROM activity
     WHERE outcome <> 'ok' AND outcome = ANY (:outcomes) AND started_at >= :start AND started_at < :end
@@ -112,8 +112,8 @@ _SELECT_UNITS = text("SELECT id, unit FROM budget WHERE id = ANY (:ids)")
 
 
 class LeaseRow(NamedTuple):
-    """An amount that a worker has drawn of a period and was not charged yet, or may have spent without a record
-    (`kept`).
+    """An amount that a worker has drawn of a period and that was not charged yet, or that it may have spent without a
+    record (`kept`).
 
     `worker_state` is live, none (never registered), or how the worker ended; see app/db/workers.py.
     """
@@ -134,11 +134,11 @@ class LeaseRow(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """Where the books do not agree.
+    """A disagreement between sums of a budget.
 
-    `kind` is granted (it is not the sum of what workers have drawn), closed or kept (an ended worker has not drawn what
-    it was charged), or above (more is granted than the budget has; the causes are logged as budget_overrun, or the
-    budget was cut).
+    `kind` is granted (it is not the sum of the workers' draws), closed or kept (the draws of an ended worker are not
+    equal to its charges), or above (more is granted than the budget has; the causes are logged as budget_overrun, or
+    the budget was cut).
     """
 
     kind: str
@@ -156,12 +156,12 @@ class Forgiven(NamedTuple):
 
 
 def select_leases(connection: Connection, limit: int) -> list[LeaseRow]:
-    """Returns up to `limit` leases of which something is in use or unaccounted, longest silent workers first."""
+    """Returns up to `limit` leases with an amount in use or unaccounted for, longest silent workers first."""
     return [LeaseRow(*row) for row in connection.execute(_SELECT_LEASES, {"limit": limit})]
 
 
 def select_mistakes(connection: Connection) -> list[Mistake]:
-    """Returns where the books of budgets do not agree, from one snapshot."""
+    """Returns the disagreements between the sums of budgets, from one snapshot."""
     return [Mistake(*row) for row in connection.execute(_SELECT_MISTAKES)]
 
 
@@ -173,17 +173,17 @@ def select_is_live(connection: Connection, worker_id: str) -> bool:
 def insert_earlier_charges(
     connection: Connection, budget_id: int, subject_id: str, unit: str, start: datetime, end: datetime | None
 ) -> Decimal:
-    """Charges a period of a new budget with what the subject's requests have cost since it began.
+    """Charges a period of a new budget with the cost of the subject's requests since the period began.
 
-    It is what the sums of requests have: hours that began up to an hour before the period count too, and requests whose
-    record is not in the database yet are missing, as are those whose cost is not known. Requests that were sent to no
-    provider do not count, as far as their records are kept. Call it once for a period.
+    The cost comes from the sums: hours that began up to an hour before the period count too, and requests without a
+    record in the database or with an unknown cost are left out. Requests that were sent to no provider do not count, as
+    far as their records are kept. Call it once for a period.
 
     Args:
         connection: in a transaction.
         budget_id: the new budget.
-        subject_id: the holder or group whose budget it is; "gateway" for all requests.
-        unit: what the budget counts.
+        subject_id: the holder or group of the budget; "gateway" for all requests.
+        unit: the unit of the budget.
         start, end: the period.
 
     Returns:
@@ -228,7 +228,7 @@ def _add(
 
 
 def update_forgiven(connection: Connection, request_id: UUID) -> Forgiven | None:
-    """Charges a request only what it is known to have used, where it was charged the most that it could.
+    """Reduces the charge of a request to its known use, if it was charged the most that it could use.
 
     Args:
         connection: in a transaction.

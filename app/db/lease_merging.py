@@ -1,4 +1,4 @@
-"""Merges what workers drew of periods that are long over, so that the tables grow with periods and not with workers."""
+"""Merges the draws from periods that ended long ago, so that the tables grow with periods and not with workers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sqlalchemy import Engine, text
 
 from app.db.workers import EARLIER_WORKERS, KEPT
 
-# How many periods one call merges, which takes some tens of milliseconds.
+# The most periods per call; this many take some tens of milliseconds.
 MAX_PERIODS = 500
 
-# A worker that lives closes no lease, but of a period that is over all is charged some seconds after its last request
-# has ended. Should the worker draw again, the lease is opened again.
+# A live worker closes no lease, but everything in a period is charged some seconds after the period's last request has
+# ended. If the worker draws again, the lease is reopened.
 _CLOSE = text("""
     UPDATE budget_lease SET closed = true
     FROM budget_period, budget_charge
@@ -48,10 +48,10 @@ _MERGE = text(f"""
 
 
 def merge_old_leases(engine: Engine, now: datetime) -> int:
-    """Merges the leases and charges of periods that ended some days before `now` into one of each for each period.
+    """Merges the leases and charges of periods that ended some days before `now` into one of each per period.
 
-    The sums of each period stay the same at every instant. Periods with a lease of a worker that may still have
-    something to ship, or with an unaccounted one, stay as they are.
+    The sums of each period stay the same at every instant. Periods with a lease of a worker that may still have records
+    to ship, or with an unaccounted one, are not merged.
 
     Returns:
         The number of merged periods.

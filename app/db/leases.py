@@ -1,7 +1,7 @@
 """Draws of workers from budgets, by the functions of migration 0010.
 
-A worker states absolute totals, what it has drawn of a period in all and what of that is used, with a version that
-counts up. So a draw can be repeated, an unanswered one leaks nothing, and one that is carried out late changes nothing.
+A worker states absolute totals, the amount drawn of a period and how much of that is used, with a version that counts
+up. So a draw can be repeated, an unanswered one leaks nothing, and one that is executed late changes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _UPSERT_PERIOD = text("""
     INSERT INTO budget_period (id, budget_id, start_at, end_at) VALUES (:id, :budget_id, :start_at, :end_at)
     ON CONFLICT (id) DO UPDATE SET end_at = excluded.end_at""")
 
-# In a rolling window all periods within it count, so their sums are those of the newest one's room.
+# All periods within a rolling window count, so their sums are those of the room in the newest one.
 _SELECT_STATES = text("""
     SELECT wanted.period, CAST(extract(epoch FROM now()) AS float8),
         CAST(budget.amount + sums.extra AS text), CAST(sums.granted AS text),
@@ -54,15 +54,15 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
         budget: the budget's id.
         period: the id of the period, from `compute_period_id`.
         start_at, end_at: the period; it has no end if the budget is for ever.
-        since: the start of the oldest period that counts, of a rolling window; else None.
-        version: above those of all earlier draws of the worker.
-        used: what the worker has used of the period, in all; it is gone.
-        spent: how much of it requests have used that have ended; the others may still give some back.
-        held: what the worker keeps for certain, in all; None for all that it has drawn. The rest goes back before
+        since: the start of the oldest period that counts, for a rolling window; else None.
+        version: greater than in all earlier draws of the worker.
+        used: the total that the worker has used of the period, including running requests.
+        spent: the part of it used by ended requests; running ones may still give some back.
+        held: the total that the worker keeps for certain; None for all that it has drawn. The rest goes back before
             anything is given.
-        need: the least total that is of use; less is refused.
+        need: the smallest useful total; less is refused.
         firm: the total that waiting requests need.
-        want: the total that the worker would like to have; less than it has is given back.
+        want: the total that the worker would like to have; an amount beyond it is given back.
     """
 
     budget: int
@@ -80,7 +80,7 @@ class LeaseDraw(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeriodQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A period whose state is wanted; the fields are those of LeaseDraw."""
+    """A period whose state is queried; the fields are those of LeaseDraw."""
 
     budget: int
     period: int
@@ -92,19 +92,18 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a draw.
 
     Attributes:
-        period: that of the draw.
-        version: the newest version that the database knows of the worker's draws from this period.
-        applied: whether the draw was carried out. It is not if a newer one was, or if the worker's leases are closed.
-        refused: whether what is left is less than the need; the worker has what it held.
-        drawn: what the worker has of the period now, in all.
-        total: the amount of the budget, raised by what was added in the window.
-        granted: what all workers have, in the window.
-        charged: what all requests of the window were charged, or will be because they have ended, except those of this
+        period: the period of the draw.
+        version: the newest version of the worker's draws from this period that the database knows.
+        applied: whether the draw was executed. It is not if a newer one was, or if the worker's leases are closed.
+        refused: whether less was left than needed; the worker then has the amount that it held.
+        drawn: the total that the worker now has of the period.
+        total: the amount of the budget, plus additions in the window.
+        granted: the total that all workers have, in the window.
+        charged: the total charged to requests of the window, or due because they have ended, except those of this
             worker in this period; only if the draw was refused.
-        ended: whether the budget has been ended; then it refuses nothing.
+        ended: whether the budget has ended; then it refuses nothing.
         recalled_s: seconds since a draw of any worker found too little; None if none did.
-        oldest: the id of the oldest period of the window of which something was granted before the draw; None if there
-            is none.
+        oldest: the id of the oldest period in the window with a granted amount before the draw; None if there is none.
     """
 
     period: int
@@ -121,7 +120,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseAnswers(msgspec.Struct, frozen=True):
-    """The answers to one call, and PostgreSQL's time, in seconds since 1970. Budgets that do not exist have none."""
+    """The answers to one call, and PostgreSQL's time, in seconds since 1970. Nonexistent budgets have no answer."""
 
     now: float
     pots: list[LeaseAnswer]
@@ -130,7 +129,7 @@ class LeaseAnswers(msgspec.Struct, frozen=True):
 class PeriodState(NamedTuple):
     """The sums of a period, or of the whole window of a rolling one; amounts as in LeaseAnswer.
 
-    `now` is PostgreSQL's time, in seconds since 1970, and `warned_percent` the highest share that was warned of.
+    `now` is PostgreSQL's time, in seconds since 1970, and `warned_percent` the highest share with a warning.
     """
 
     period: int
@@ -152,7 +151,7 @@ class KeptAmount(msgspec.Struct, frozen=True):
 
 
 class ClosedLeases(msgspec.Struct, frozen=True):
-    """How many leases were closed, and which of them keep what is not charged."""
+    """The number of closed leases, and those that keep an amount that was not charged."""
 
     leases: int
     kept: list[KeptAmount]
@@ -163,20 +162,20 @@ _decode_closed = msgspec.json.Decoder(ClosedLeases).decode
 
 
 def compute_period_id(budget_id: int, start: datetime) -> int:
-    """Returns the id of the period of a budget that begins at `start`, a whole minute.
+    """Returns the id of a budget's period that begins at `start`, a whole minute.
 
-    It needs no database, so that a request can name its periods while the database is away.
+    It needs no database, so a request can name its periods during an outage.
     """
     return budget_id << 32 | int(start.timestamp()) // 60
 
 
 def compute_period_start(period_id: int) -> datetime:
-    """Returns when the period with this id begins, in UTC."""
+    """Returns the start of the period with this id, in UTC."""
     return datetime.fromtimestamp((period_id & 0xFFFFFFFF) * 60, UTC)
 
 
 def upsert_period(connection: Connection, budget_id: int, start: datetime, end: datetime | None) -> int:
-    """Makes the row of a period if there is none, and returns its id."""
+    """Creates the row of a period if there is none, and returns its id."""
     period_id = compute_period_id(budget_id, start)
     values = {"id": period_id, "budget_id": budget_id, "start_at": start, "end_at": end}
     connection.execute(_UPSERT_PERIOD, values)
@@ -184,30 +183,30 @@ def upsert_period(connection: Connection, budget_id: int, start: datetime, end: 
 
 
 def draw_leases(engine: Engine, worker_id: str, draws: Sequence[LeaseDraw]) -> LeaseAnswers:
-    """Carries out draws from budgets, all in one transaction that waits until it is on the disk."""
+    """Executes draws from budgets in one transaction, and waits until it is on disk."""
     return _decode_leases(
         call_function(engine, _SELECT_DRAW_LEASES, {"worker_id": worker_id, "pots": encode_draws(draws)})
     )
 
 
 def close_leases(engine: Engine, worker_id: str, *, keep: bool) -> ClosedLeases:
-    """Closes all leases of a worker that has ended and whose records are delivered. It can be repeated.
+    """Closes all leases of a worker that has ended and whose records are delivered. Repeating it is safe.
 
     Args:
         engine: the database.
-        worker_id: the worker; the registry must have it as ended, so that a draw that is carried out later is ignored.
-        keep: whether records may be missing; then what the worker drew and was not charged stays granted.
+        worker_id: the worker; the registry must have it as ended, so that a draw that is executed later is ignored.
+        keep: whether records may be missing; then drawn amounts that were not charged stay granted.
     """
     return _decode_closed(call_function(engine, _SELECT_CLOSE, {"worker_id": worker_id, "keep": keep}))
 
 
 def release_leases(connection: Connection, worker_id: str, *, free: bool) -> ClosedLeases:
-    """Closes all leases of a worker that may not have ended, in the transaction of the caller.
+    """Closes all leases of a worker that may still live, in the caller's transaction.
 
     Args:
         connection: in a transaction.
-        worker_id: the worker. If it lives after all, its next draws take the leases up again.
-        free: whether what was not charged is given back, also where it was kept before; if not, it stays granted.
+        worker_id: the worker. If it lives, its next draws reopen the leases.
+        free: whether uncharged amounts are given back, including those kept before; if not, they stay granted.
     """
     if free:
         connection.execute(_UNKEEP, {"worker_id": worker_id})
@@ -216,12 +215,12 @@ def release_leases(connection: Connection, worker_id: str, *, free: bool) -> Clo
 
 
 def select_states(engine: Engine, queries: Sequence[PeriodQuery]) -> list[PeriodState]:
-    """Returns the state of periods, without drawing and without a lock. Those that nobody drew from are missing."""
+    """Returns the state of periods, without drawing and without a lock. Periods without any draw are left out."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return [PeriodState(*row) for row in connection.execute(_SELECT_STATES, {"pots": encode_draws(queries)})]
 
 
 def update_warned(engine: Engine, period_id: int, percent: int) -> bool:
-    """Notes that a warning is sent; returns False if another worker has sent it."""
+    """Marks a warning as sent; returns False if another worker has sent it."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         return connection.execute(_UPDATE_WARNED, {"period": period_id, "percent": percent}).rowcount == 1

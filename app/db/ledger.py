@@ -1,12 +1,12 @@
-"""The table worker_ledger: each worker's counts of its requests by what became of them, to compare with activity.
+"""The table worker_ledger: each worker's counts of its requests by outcome, to compare with activity.
 
 In every snapshot, for every worker,
 
     started = rows + in_flight + unshipped + unrecorded + rejected + unsent
 
-after a restore also + lost_in_restores, what app/db/reconciliation.py has counted,
-because the statement that writes a worker's rows also writes its ledger line. `select_integrity` returns the sums of
-all lines and the counts of rows in the sums and their deltas, which retention does not drop.
+plus, after a restore, lost_in_restores, which app/db/reconciliation.py has counted. It holds because the statement that
+writes a worker's rows also writes its ledger line. `select_integrity` returns the sums of all lines and the counts of
+rows in the sums and their deltas, which retention does not drop.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, select, text
 
 from app.db.tables import worker_ledger
 
-# The line that has what was lost with a database that was restored: as a negative number of requests begun, so that
-# code before migration 0019 finds the sums right too.
+# The line for requests lost with a restored database: a negative number of requests begun, so that code before
+# migration 0019 computes the right sums too.
 LOST_IN_RESTORES = "lost in restores"
 
 
@@ -44,8 +44,8 @@ _COLUMNS = ", ".join(LedgerLine.__struct_fields__)
 _TYPES = ", ".join(f"{name} {'text' if name == 'worker_id' else 'bigint'}" for name in LedgerLine.__struct_fields__)
 _CHANGES = ", ".join(f"{name} = excluded.{name}" for name in LedgerLine.__struct_fields__ if name != "worker_id")
 
-# A statement that a worker stopped waiting for may be carried out after the worker's next one. The version keeps the
-# older line from replacing the newer.
+# A statement that a worker stopped waiting for may be executed after the worker's next one. The version keeps the older
+# line from replacing the newer.
 UPSERT_LEDGER = f"""
     INSERT INTO worker_ledger ({_COLUMNS})
     SELECT {_COLUMNS} FROM jsonb_to_record(CAST(%(ledger)s AS jsonb)) AS line ({_TYPES})

@@ -1,19 +1,19 @@
-"""The tables of limits: who may use how much, what is granted to which worker, and what was charged.
+"""The tables of limits: the limits of each subject, the grants to workers, and the charges.
 
     subject         whose requests a limit counts: a holder of keys, a group of holders, or the whole gateway
     budget          an amount that the requests of a subject may cost in a window of time
     budget_period   one window of a budget, and how much of it workers have been granted
     budget_lease    how much of a period one worker has drawn
-    budget_charge   what the requests of one worker were charged to a period
+    budget_charge   the charges of one worker's requests to a period
     rate_pot        requests or tokens granted to a subject in each half second of the last minute
     slot_lease      how many concurrent requests of a subject a worker may serve
     budget_warning  messages about budgets that LIMITS_WEBHOOK has not accepted yet
-    audit_event     who changed what
+    audit_event     all changes and their authors
 
 An amount is in the unit of its budget: USD, tokens or requests. `drawn` and the charges are in tables of their own,
 because a shipping statement locks the charges for tens of milliseconds, and draws must not wait for it.
 
-rate_pot and slot_lease are unlogged: they describe the last minute, and a crash of the database may empty them.
+rate_pot and slot_lease are unlogged: they cover only the last minute, and a crash of the database may empty them.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ SUBJECT_KINDS = ("holder", "group", "gateway")
 UNITS = ("usd", "tokens", "requests")
 RATE_KINDS = ("requests", "tokens")
 
-# The id of the subject that stands for the whole gateway. The migration makes it, and there is no other of its kind.
+# The id of the subject that stands for the whole gateway. A migration creates it; there is no other of its kind.
 GATEWAY_ID = "gateway"
 
-# All list prices are whole numbers of 10^-12 USD.
+# All list prices are multiples of 10^-12 USD.
 AMOUNT = Numeric(30, 12)
 
-# Half seconds that a rate is counted over. A permit is used within half a second, so the uses of any 60 s are grants of
-# 60.5 s, which are parts of at most this many half seconds.
+# The half seconds that a rate is counted over. A permit is used within half a second, so the uses of any 60 s were
+# granted within 60.5 s, which overlap at most this many half seconds.
 RATE_SLOTS = 122
 
 
@@ -100,7 +100,7 @@ budget = Table(
     CheckConstraint("first_day BETWEEN 1 AND 28", name="first_day"),
 )
 
-# The budget that counts; an ended one stays for the charges of its periods.
+# The active budget; an ended one stays for the charges of its periods.
 Index(
     "uq_budget_subject_id_unit_time_window",
     budget.c.subject_id,

@@ -1,4 +1,4 @@
-"""All live keys with their limits in one statement, which a worker sends every two seconds."""
+"""All live keys with their limits in one statement, which each worker sends every two seconds."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-# An expired key stays for a while, so that its caller learns why it does not work without a query for each request.
+# An expired key stays for a while, so its caller learns why it does not work without a query for each request.
 _IS_LIVE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now() - interval '7 days')"
 
-# The fingerprint is of sums, so that nothing needs to be sorted. In parts, because each is parsed without a pause.
-# Where the fingerprint is the same, PostgreSQL does not execute the queries of the parts. An operator's key is bound by
-# the limits of the gateway alone, so it has no holder here. A key without any of this has a shorter row.
+# The fingerprint is made of sums, so that no sorting is needed. The keys come in parts, because each part is parsed
+# without a pause. If the fingerprint is unchanged, PostgreSQL does not execute the queries of the parts. Only the
+# gateway's own limits bind an operator's key, so it has no holder here. A key without any of this has a shorter row.
 _SELECT_LIVE_KEYS = text(f"""
     SELECT live.fingerprint, parts.keys, parts.subjects, empty.tables AS empty
     FROM (
@@ -61,15 +61,15 @@ _SELECT_LIVE_KEYS = text(f"""
 
 
 class LiveKeyParts(NamedTuple):
-    """The keys that are not revoked and did not expire a week ago, and all subjects, at one moment.
+    """The keys that are not revoked and did not expire over a week ago, and all subjects, at one moment.
 
     Attributes:
-        fingerprint: changes with such a key, a subject or a budget.
+        fingerprint: changes with any of these keys, subjects and their budgets.
         key_parts: JSON objects of base64 of a digest → [id, name, expires_at, holder_id, is_operator] or [id, name],
             which have all keys together; None if the caller has them already.
         subject_parts: JSON lists of subjects, with the fields of app.services.limits.Subject in its order, which have
             all subjects together; None as above.
-        empty: those of the tables api_key, subject and budget that have no row, also none that is revoked or ended.
+        empty: those of the tables api_key, subject and budget without any row, even a revoked or ended one.
     """
 
     fingerprint: str
@@ -82,13 +82,13 @@ def select_live_keys(connection: Connection, held: str) -> LiveKeyParts:
     """Returns the live keys with all subjects, or only their fingerprint if that is `held`, in one round trip.
 
     Args:
-        held: the fingerprint of what the caller has; "" if it has nothing.
+        held: the fingerprint of the caller's data; "" if it has none.
     """
     rows = connection.execute(_SELECT_LIVE_KEYS, {"held": held}).all()
     fingerprint = rows[0].fingerprint
     if fingerprint == held:
         return LiveKeyParts(fingerprint, None, None)
-    # All is read from the same snapshot as the fingerprint.
+    # Everything is read from the same snapshot as the fingerprint.
     return LiveKeyParts(
         fingerprint,
         [row.keys for row in rows if row.keys is not None],

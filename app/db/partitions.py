@@ -1,8 +1,8 @@
-"""The daily partitions of activity: made some days ahead or on demand, and dropped after RETENTION_DAYS.
+"""The daily partitions of activity: created some days ahead or on demand, and dropped after RETENTION_DAYS.
 
-There is no DEFAULT partition. With one, PostgreSQL cannot detach another partition without blocking traffic, and rows
-in it must be moved before their day can get a partition. Instead, inserting a row of a day without a partition makes
-the partition. Dropping a partition does not change the sums in the rollups.
+There is no DEFAULT partition. With one, PostgreSQL cannot detach another partition without blocking traffic, and its
+rows would have to be moved before their day can get a partition. Instead, the insert of a row creates a missing
+partition for its day. Dropping a partition does not change the sums in the rollups.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from datetime import date, timedelta
 
 from sqlalchemy import Connection, Engine, text
 
-# Three days cover a weekend. Later days get their partitions on demand, which only costs a repeated batch.
+# Three days cover a weekend. Later days get their partitions on demand, which only costs repeating a batch.
 DAYS_AHEAD = 3
 
 # "part" in ASCII; with this advisory lock one worker at a time changes partitions.
 PARTITION_LOCK = 0x70617274
 
-# Names end in the day, so that the day of a detached table is known too.
+# Names end with the day, so that the day of a detached table is known too.
 _NAME = "activity_p%Y%m%d"
 _PATTERN = r"^activity_p\d{8}$"
 
@@ -34,7 +34,7 @@ _SELECT_PARTITIONS = text("""
 
 
 def insert_partitions(connection: Connection, days: list[date]) -> list[date]:
-    """Makes the missing partitions of these UTC days and returns the days made.
+    """Creates the missing partitions of these UTC days and returns the days created.
 
     Attaching a finished table takes a lock that readers and writers of activity do not wait for, unlike
     CREATE TABLE … PARTITION OF. Call this first in a transaction: it waits for other workers that change partitions,
@@ -55,7 +55,7 @@ def insert_partitions(connection: Connection, days: list[date]) -> list[date]:
 
 
 def insert_partitions_ahead(engine: Engine, today: date) -> list[date]:
-    """Makes the partitions of `today` (UTC) and of the DAYS_AHEAD days after it; returns the days made."""
+    """Creates the partitions of `today` (UTC) and of the DAYS_AHEAD days after it; returns the days created."""
     days = [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
     with engine.begin() as connection:
         return insert_partitions(connection, days)
@@ -70,8 +70,8 @@ def select_partition_days(connection: Connection) -> list[date]:
 def drop_partitions(engine: Engine, before: date) -> Iterator[date]:
     """Drops the partitions of UTC days before `before`, oldest first, and yields each day after its drop.
 
-    No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. If another
-    worker is dropping partitions, this call drops no more. The next call finishes a drop that was interrupted.
+    No request waits for it: DETACH CONCURRENTLY blocks neither readers nor writers of the other days. If another worker
+    is dropping partitions, this call stops. The next call finishes an interrupted drop.
 
     Raises:
         DatabaseError: the database is unavailable, or a transaction that uses activity outlasted the lock timeout. The
@@ -97,7 +97,7 @@ def _autocommit(engine: Engine) -> Iterator[Connection]:
 
 def _droppable(connection: Connection, before: date) -> list[tuple[str, bool, bool]]:
     rows = connection.execute(_SELECT_PARTITIONS, {"pattern": _PATTERN}).all()
-    # A table that is already detached, whatever its day, was being dropped when its worker died.
+    # A detached table, whatever its day, is one whose worker died while dropping it.
     return [
         (row.name, row.attached, row.half_detached)
         for row in rows

@@ -14,16 +14,16 @@ _SELECT_DRAW_SLOTS = "SELECT CAST(draw_slots_v1(%(worker_id)s, CAST(%(pots)s AS 
 
 
 class PermitDraw(msgspec.Struct, frozen=True, kw_only=True):
-    """Which permits a worker wants of a rate.
+    """A worker's draw of permits from a rate.
 
     Attributes:
-        subject, kind: whose rate, and of what; see rate_pot.
+        subject, kind: the subject and the unit of the rate; see rate_pot.
         most: the rate, per minute.
-        need: how many are of use at least.
-        firm: how many waiting requests need.
-        want: how many the worker would like to have.
-        debt: how many it used beyond those it had.
-        returned: half second → how many that were granted in it were not used.
+        need: the smallest useful number of permits.
+        firm: the number that waiting requests need.
+        want: the number that the worker would like to have.
+        debt: the number used beyond the granted permits.
+        returned: half second → the number of its granted permits that were not used.
     """
 
     subject: str
@@ -41,10 +41,10 @@ class PermitAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         slot: the half second that they count for.
-        given: how many; they may be used within half a second of the call.
-        room: how many are left for all workers.
-        refused: whether fewer than needed were left.
-        wait_s: seconds until as many as needed are free, if nobody takes them; None if not refused, or if never.
+        given: their number; they may be used within half a second of the call.
+        room: the number left for all workers.
+        refused: whether fewer were left than needed.
+        wait_s: seconds until the needed number is free, if nobody takes it; None if not refused, or if never.
     """
 
     subject: str
@@ -57,14 +57,14 @@ class PermitAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PermitAnswers(msgspec.Struct, frozen=True):
-    """The answers to one call, and the number of workers that live."""
+    """The answers to one call, and the number of live workers."""
 
     workers: int
     pots: list[PermitAnswer]
 
 
 class SlotDraw(msgspec.Struct, frozen=True, kw_only=True):
-    """How many concurrent requests of a subject a worker serves and wants to serve; absolute totals."""
+    """The number of a subject's concurrent requests that a worker serves and wants to serve; absolute totals."""
 
     subject: str
     most: int
@@ -76,7 +76,7 @@ class SlotDraw(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """How many concurrent requests of a subject the worker may serve now, and how many more all workers."""
+    """How many concurrent requests of a subject the worker may serve now, and how many are left for all workers."""
 
     subject: str
     version: int
@@ -87,7 +87,7 @@ class SlotAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SlotAnswers(msgspec.Struct, frozen=True):
-    """The answers to one call, and the number of workers that live."""
+    """The answers to one call, and the number of live workers."""
 
     workers: int
     pots: list[SlotAnswer]
@@ -98,12 +98,12 @@ _decode_slots = msgspec.json.Decoder(SlotAnswers).decode
 
 
 def draw_permits(engine: Engine, draws: Sequence[PermitDraw]) -> PermitAnswers:
-    """Carries out draws of permits. One that is carried out twice wastes permits and grants none."""
+    """Executes draws of permits. A draw that is executed twice wastes permits but grants none."""
     return _decode_permits(call_function(engine, _SELECT_DRAW_PERMITS, {"pots": encode_draws(draws)}))
 
 
 def draw_slots(engine: Engine, worker_id: str, draws: Sequence[SlotDraw]) -> SlotAnswers:
-    """States how many concurrent requests a worker serves, and draws more."""
+    """Reports the number of concurrent requests that a worker serves, and draws more slots."""
     return _decode_slots(
         call_function(engine, _SELECT_DRAW_SLOTS, {"worker_id": worker_id, "pots": encode_draws(draws)})
     )

@@ -1,6 +1,6 @@
-"""How well each model of each provider was served lately, from the sums by minute and the deltas before them.
+"""The recent service quality of each provider's models, from the sums by minute and the deltas not folded yet.
 
-Records count for the target that ended them; what targets failed before that is counted by itself.
+A record counts for the target that ended the request; earlier failures of targets are counted separately.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from app.db.rollups import Histogram
 
 _MEASURES = ("requests", "speed_tokens", "speed_ms")
 
-# Stands for an outcome in the rows of the statement that no record has.
+# The outcome of failed attempts in the statement's rows; records never have it.
 _GIVEN_UP = "given_up"
 
 
 class OutcomeSums(NamedTuple):
     """Requests of one outcome, with the completion tokens of those whose speed is known, and the time that these took.
 
-    The error type is '' where there was none.
+    The error type is '' if there was none.
     """
 
     gateway: str
@@ -54,7 +54,7 @@ class OutcomeSums(NamedTuple):
 
 
 class FirstTokenTimes(NamedTuple):
-    """The times to the first token of a model's streams, as a histogram; app/db/histogram.py reads it."""
+    """The times to the first token of a model's streams, as a histogram for app/db/histogram.py."""
 
     gateway: str
     model: str
@@ -62,7 +62,7 @@ class FirstTokenTimes(NamedTuple):
 
 
 class GivenUp(NamedTuple):
-    """Requests that a target failed and that another one then ended; a caller may have made up the model's name."""
+    """Requests that failed at a target and then ended at another; a caller may have invented the model's name."""
 
     gateway: str
     model: str
@@ -78,13 +78,13 @@ class RecentQuality(NamedTuple):
 
 
 def select_recent_quality(connection: Connection, window: timedelta) -> RecentQuality:
-    """Returns what each model of each provider did in the last `window`, with one statement.
+    """Returns the recent quality of each provider's models in the last `window`, with one statement.
 
-    It reads the rows of models only, by their index on `start`, so its cost is that of the models in use.
+    It reads only the rows of models, by their index on `start`, so its cost depends on the number of models in use.
 
     Args:
         connection: any connection; the clock is PostgreSQL's.
-        window: whole minutes; the current one is read as far as it has passed.
+        window: whole minutes; the current minute counts as far as it has passed.
     """
     outcomes, first_tokens, given_up = [], [], []
     found = connection.execute(_make_statement(window))
@@ -100,7 +100,7 @@ def select_recent_quality(connection: Connection, window: timedelta) -> RecentQu
 
 @cache
 def _make_statement(window: timedelta) -> CompoundSelect[Any]:
-    """Returns the statement, made only once: that takes 5 ms, in which no event would be relayed."""
+    """Returns the statement, built only once: that takes 5 ms, in which no event would be relayed."""
     start = func.date_trunc("minute", func.now()) - literal(window)
     return union_all(_outcomes(start), _first_tokens(start), _given_up(start))
 
@@ -129,7 +129,7 @@ def _first_tokens(start: ColumnElement[datetime]) -> Select[Any]:
         ),
         select(rollup_delta.c.gateway, rollup_delta.c.model, waiting, ones).where(_is_waiting(start)),
     ).subquery()
-    # Arrays that are taken apart side by side in the list of columns take a third of the time of a join with unnest().
+    # Arrays unnested side by side in the column list take a third of the time of a join with unnest().
     pair = func.unnest(rows.c.buckets).label("bucket"), func.unnest(rows.c.counts).label("count")
     pairs = select(rows.c.gateway, rows.c.model, *pair).subquery()
     total = cast(func.sum(pairs.c.count), BigInteger).label("count")

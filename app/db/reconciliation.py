@@ -1,8 +1,8 @@
-"""Makes the ledger true again after the database was restored from an earlier time, and says what was lost.
+"""Corrects the ledger after the database was restored from an earlier time, and reports the loss.
 
-Every statement of a worker leaves the books balanced, so a restored database balances by itself. But workers that live
-go on counting from what they had delivered, and those that ended after the backup are open again, with requests that
-were on their way then. Requests that are lost by that are moved to a line of their own.
+Every statement of a worker keeps the ledger balanced, so a restored database is balanced. But live workers continue
+counting from their last delivery, and workers that ended after the backup are open again, with the requests that they
+had in flight then. The requests lost in this way are moved to a line of their own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from app.db.ledger import LOST_IN_RESTORES, select_integrity
 from app.db.workers import IS_MISSING
 
-# Two reconciliations at once would both count the same loss. A line that is locked here is that of no worker.
+# Two reconciliations at once would both count the same loss. Locking a line here blocks no worker.
 _LOCK = text(f"""
     INSERT INTO worker_ledger (worker_id, version, started, in_flight, unshipped, unrecorded, rejected, unsent, direct,
         segment, byte_offset)
@@ -40,7 +40,7 @@ _ADD_LOSS = text(f"""
 # Counting the rows of a hundred million requests takes half a minute.
 _COUNT_TIMEOUT = text("SET LOCAL statement_timeout = '10min'")
 
-# Retention drops rows and keeps their sums, so only more rows than the sums have counted are odd.
+# Retention drops rows and keeps their sums, so only days with more rows than the sums have counted are suspicious.
 _SELECT_UNCOUNTED = text("""
     SELECT day, recorded.requests - coalesce(counted.requests, 0) AS requests
     FROM (
@@ -55,7 +55,7 @@ _SELECT_UNCOUNTED = text("""
 
 
 class ClosedWorker(NamedTuple):
-    """A worker whose end was lost; `requests` were without a record when the database saw it last."""
+    """A worker whose end was lost; `requests` is the number without a record when the database last saw it."""
 
     worker_id: str
     host: str | None
@@ -66,10 +66,10 @@ class Loss(NamedTuple):
     """The result of a reconciliation.
 
     Attributes:
-        requests: requests that were begun and of which nothing else is known, those of `workers` included; below zero
-            if rows have turned up that an earlier reconciliation counted as lost.
-        total: the sum of all reconciliations.
-        workers: those that were closed.
+        requests: requests that were begun and have no other trace, including those of `workers`; negative if rows have
+            turned up that an earlier reconciliation counted as lost.
+        total: the sum over all reconciliations.
+        workers: the workers that were closed.
     """
 
     requests: int
@@ -78,11 +78,11 @@ class Loss(NamedTuple):
 
 
 def update_losses(connection: Connection, *, closes_missing: bool) -> Loss:
-    """Counts what the books lack as lost, so that they balance; the transaction of `connection` must be a new one.
+    """Counts the missing requests as lost, so that the ledger balances; `connection` must be in a new transaction.
 
     Args:
-        closes_missing: whether workers that are missing ended after the backup, so that what they had not delivered
-            then is lost too.
+        closes_missing: whether missing workers ended after the backup, so that their requests not delivered by then are
+            lost too.
     """
     connection.execute(_LOCK)
     workers = [ClosedWorker(*row) for row in connection.execute(_CLOSE_MISSING)] if closes_missing else []
@@ -94,13 +94,13 @@ def update_losses(connection: Connection, *, closes_missing: bool) -> Loss:
 
 
 def select_uncounted(engine: Engine) -> dict[date, int]:
-    """Returns UTC day → how many records it has that the sums lack, for days that have some.
+    """Returns UTC day → the number of its records that the sums lack, for days with any.
 
-    Records are delivered without their sums where the triggers are not there yet, as in a restore that is not one
-    transaction. Days that have fewer records than the sums say are usual: their records are dropped some day.
+    Records are delivered without their sums while the triggers do not exist yet, as in a restore that is not one
+    transaction. Days with fewer records than in the sums are normal, because retention drops records.
 
     Args:
-        engine: of connections that keep their settings, so past a pooler.
+        engine: an engine whose connections keep their settings, so not one through a pooler.
     """
     with engine.begin() as connection:
         connection.execute(_COUNT_TIMEOUT)

@@ -1,7 +1,7 @@
-"""Counts the records of a day into the sums anew, where records were inserted without the triggers that count them.
+"""Recounts the records of a day into the sums, if records were inserted without the triggers that count them.
 
-That happens while a restore that is not one transaction is under way: a table has its triggers last. The records are
-counted by the trigger's own function, so that the sums become what they would have been.
+That happens during a restore that is not one transaction, because a table gets its triggers last. The trigger's own
+function counts the records, so the sums become what they would have been.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from app.db import rollup_tables as rollups
 from app.db.insert_sql import INSERT_LOCK, NO_WORKER
 from app.db.tables import activity
 
-# Counting a day of many records takes minutes, and each statement a part of it.
+# Counting a day of many records takes minutes; each statement takes a part of that.
 _LONG_TIMEOUT = text("SET LOCAL statement_timeout = '10min'")
 
-# No record is inserted, changed or dropped meanwhile, and then no fold and no pruning runs. In this order, because the
-# inserts of the code before migration 0007 take the lock of sums last.
+# Meanwhile no record is inserted, changed or dropped, and no fold and no pruning runs. The locks are taken in this
+# order, because the inserts of the code before migration 0007 take the lock of sums last.
 _LOCKS = (
     text("LOCK TABLE ONLY activity IN SHARE ROW EXCLUSIVE MODE"),
     text(f"SELECT pg_advisory_xact_lock({INSERT_LOCK})"),
 )
 
-# What is inserted into this copy is counted, and only that: the triggers of budgets and of failed attempts are missing.
+# Only the rows inserted into this copy are counted: it lacks the triggers of budgets and of failed attempts.
 _MAKE_COPY = (
     text("CREATE TEMPORARY TABLE recounted (LIKE activity) ON COMMIT DROP"),
     text("""CREATE TRIGGER count_activity AFTER INSERT ON recounted REFERENCING NEW TABLE AS inserted
@@ -33,14 +33,14 @@ _MAKE_COPY = (
 )
 _EMPTY_COPY = text("TRUNCATE recounted")
 
-# A record without a worker is one that the earlier family of sums has already, which it no longer has here.
+# A record without a worker would count as already included in the earlier family of sums, which no longer has it here.
 _COLUMNS = {column.name: column.name for column in activity.columns}
 _VALUES = _COLUMNS | {"worker_id": f"coalesce(worker_id, '{NO_WORKER}')"}
 _COUNT_PART = text(f"""
     INSERT INTO recounted ({", ".join(_COLUMNS)}) SELECT {", ".join(_VALUES.values())} FROM activity
     WHERE started_at >= :start AND started_at < :end""")
 
-# Every delta that is there by now is older than those of the recount.
+# All deltas present at this time are older than those of the recount.
 _SELECT_LAST_DELTA = text("SELECT coalesce(max(id), 0) FROM rollup_delta")
 
 # The sums may have records that are gone: retention dropped them, or a dump left them out. Then there are minutes with
@@ -83,17 +83,17 @@ _DELETE_SUMS = (
 
 
 def update_sums_of_day(engine: Engine, day: date) -> bool:
-    """Replaces all sums of a UTC day by those of its records, in one transaction.
+    """Replaces all sums of a UTC day with those of its records, in one transaction.
 
-    No record reaches the database meanwhile: those of requests wait in the journals. What budgets were charged and the
-    counts of failed attempts of the last hour stay as they are.
+    Meanwhile no record reaches the database: new records wait in the journals. The charges of budgets and the counts of
+    failed attempts of the last hour stay unchanged.
 
     Args:
-        engine: of connections that keep their settings, so past a pooler.
-        day: which must have records.
+        engine: an engine whose connections keep their settings, so not one through a pooler.
+        day: a day with records.
 
     Returns:
-        Whether that is done. If not, the sums have records that are gone, or it cannot be told, and nothing changed.
+        Whether the sums were replaced. If not, nothing changed, because they have or may have records that are gone.
 
     Raises:
         DatabaseError: the database is unavailable, or the table of records was in use for longer than the lock timeout.

@@ -1,9 +1,9 @@
-"""Records whose cost was not known: finds them, and writes a cost that was computed later.
+"""Records with an unknown cost: finds them, and writes a cost that was computed later.
 
-The sums over records have to follow. They are corrected like everything that is added to them: by deltas, in the
-transaction that changes the records, which the fold adds up as it does those of new records. So every reader sees sums
-that agree with the records, at every instant. The counts of requests do not change, so the integrity report stays as it
-is; what budgets were charged does not change either, because a budget was charged what could be known then.
+The sums over records must follow. They are corrected like any addition: by deltas in the transaction that changes the
+records, which the fold adds up like those of new records. So every reader sees sums that agree with the records at
+every instant. The counts of requests do not change, so the integrity report stays the same; the charges of budgets do
+not change either, because a budget is charged by the price known at the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from app.db.tables import activity
 
 
 class UnpricedRow(NamedTuple):
-    """A record with tokens and without a cost."""
+    """A record with tokens but without a cost."""
 
     request_id: UUID
     started_at: datetime
@@ -34,13 +34,13 @@ class UnpricedRow(NamedTuple):
 
 
 class NewCost(msgspec.Struct, frozen=True, kw_only=True):
-    """A cost that was computed later. It is an estimate, since the record does not have the request's service tier.
+    """A cost that was computed later. It is an estimate, because the record lacks the request's service tier.
 
     Attributes:
-        request_id, started_at: of which record.
+        request_id, started_at: the key of the record.
         cost_usd: a decimal string, in USD.
-        price_source, price_date: as on the record of a request whose price was known.
-        reason: why this price was taken, for people.
+        price_source, price_date: as on a record whose price was known in time.
+        reason: why this price was used, for people.
     """
 
     request_id: UUID
@@ -64,8 +64,8 @@ def select_unpriced(
     Args:
         connection: the database.
         start, end: with a timezone.
-        after: `started_at` and `request_id` of the last record of the call before; None for the first.
-        limit: how many at most.
+        after: `started_at` and `request_id` of the last record of the previous call; None for the first.
+        limit: the most records to return.
         gateway: the provider that served them; None for all.
     """
     rows = activity.c
@@ -89,11 +89,11 @@ def select_unpriced(
 
 
 def update_costs(connection: Connection, costs: Sequence[NewCost]) -> int:
-    """Writes costs to records that still have none, and corrects the sums; returns how many there were.
+    """Writes costs to records that still have none, and corrects the sums; returns the number of updated records.
 
     Args:
-        connection: whose transaction has both.
-        costs: those of records with different ids.
+        connection: a connection whose transaction includes both.
+        costs: the costs of records with different ids.
     """
     if not costs:
         return 0
@@ -102,14 +102,14 @@ def update_costs(connection: Connection, costs: Sequence[NewCost]) -> int:
     return int(connection.execute(_UPDATE, parameters).scalar_one())
 
 
-# The changes that a repriced record makes to the sums of its key; they have all its other values already.
+# The changes that a repriced record makes to the sums of its key, which already include all its other values.
 _ADDED: dict[str, str] = {
     "cost_estimated": "sum(cost_usd)",
     # As in migration 0007: a rejected request has no price that could be missing.
     "unpriced_requests": "-count(*) FILTER (WHERE outcome <> 'rejected')",
 }
 
-# The dimensions are those of the trigger in migration 0007, so that a correction meets the sums that it corrects.
+# The dimensions are those of the trigger in migration 0007, so that a correction reaches the sums that it corrects.
 _UPDATE = text(f"""
     WITH new AS (
         SELECT * FROM jsonb_to_recordset(CAST(:costs AS jsonb)) AS r (request_id uuid, started_at timestamptz,
@@ -134,7 +134,7 @@ _UPDATE = text(f"""
 
 
 def count_unpriced_without_tokens(connection: Connection, start: datetime, end: datetime, gateway: str | None) -> int:
-    """Returns how many records in [start, end) have neither a cost nor the tokens to compute one."""
+    """Returns the number of records in [start, end) with neither a cost nor the tokens to compute one."""
     query = text("""
         SELECT count(*) FROM activity
         WHERE started_at >= :start AND started_at < :end AND cost_kind = 'unknown' AND outcome <> 'rejected'

@@ -1,8 +1,8 @@
-"""Retries of SDKs: which wait to be linked, what they may repeat, and what the attempts that were repeated cost.
+"""Retries of SDKs: those waiting to be linked, the attempts that they may repeat, and the cost of repeated attempts.
 
 The statement that inserts records notes retries in `unlinked_retry`. One worker at a time links them a moment later
 (services/journal/retry_links.py), because the attempt that a retry repeats may arrive after it, from another worker or
-from the journal of one that was killed. A link is on both records: `retry_of` and `retried_by`.
+from the journal of a killed one. A link is on both records: `retry_of` and `retried_by`.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, select, text, 
 
 from app.db.tables import activity, unlinked_retry
 
-# "retr" in ASCII. Whoever links retries holds it.
+# "retr" in ASCII. Held while retries are linked.
 LINK_LOCK = 0x72657472
 
-# How long a retry waits for what it repeats, after it has arrived.
+# How long a retry waits for its original, after it has arrived.
 WAITS = timedelta(minutes=15)
 
 
 class Attempt(NamedTuple):
-    """One request of an SDK, as far as links need it; times have a timezone.
+    """The data of one SDK request that links need; times have a timezone.
 
     Attributes:
-        request_id, started_at: which record.
+        request_id, started_at: the key of the record.
         key_id, endpoint, body_digest: equal for all attempts of one request.
-        number: how many retries the SDK had sent before it, as it said; 0 for a first attempt.
+        number: the number of earlier retries, as the SDK stated it; 0 for a first attempt.
         duration_ms: None if the worker was killed.
         is_ok: whether it was served.
         is_repeated: whether a retry is linked to it already.
         client_agent: the User-Agent of a retry.
-        waits_s: of a retry that is to be linked: for how many seconds it has been here.
+        waits_s: for a retry that is to be linked, the seconds since it arrived.
     """
 
     request_id: UUID
@@ -78,12 +78,12 @@ def has_unlinked(connection: Connection) -> bool:
 
 
 def try_lock_links(connection: Connection) -> bool:
-    """Returns whether this transaction may link; false while another worker does."""
+    """Returns whether this transaction may link; False while another worker does so."""
     return bool(connection.execute(text(f"SELECT pg_try_advisory_xact_lock({LINK_LOCK})")).scalar_one())
 
 
 def select_unlinked(connection: Connection, limit: int) -> list[Attempt]:
-    """Returns up to `limit` retries that wait to be linked, those that arrived last: the others had their chance."""
+    """Returns up to `limit` retries that wait to be linked, the latest arrivals: the others had their chance."""
     waits_s = func.extract("epoch", func.now() - unlinked_retry.c.created_at)
     query = (
         select(*_COLUMNS, waits_s)
@@ -115,7 +115,7 @@ def select_attempts(
 
 
 def update_links(connection: Connection, links: Sequence[Link]) -> None:
-    """Writes the links on both records of each; the attempt also gets the retry's `client_agent`."""
+    """Writes the links to both records of each; the attempt also gets the retry's `client_agent`."""
     if not links:
         return
     this = and_(activity.c.started_at == bindparam("at"), activity.c.request_id == bindparam("id"))
@@ -135,7 +135,7 @@ def _make_parameters(link: Link, *, is_retry: bool) -> dict[str, Any]:
 
 
 def delete_unlinked(connection: Connection, retries: Sequence[UUID]) -> None:
-    """Takes retries from those that wait, and with them all that have waited too long or whose record is gone."""
+    """Removes retries from the waiting ones, and all that have waited too long or whose record is gone."""
     too_long = unlinked_retry.c.created_at < func.now() - WAITS
     connection.execute(delete(unlinked_retry).where(unlinked_retry.c.request_id.in_(retries) | too_long))
 
@@ -146,10 +146,10 @@ class RepeatedSums(NamedTuple):
     Attributes:
         key_id: the client's key.
         client_agent: its User-Agent; None if it sent none.
-        outcome: how the attempts ended.
+        outcome: the outcome of the attempts.
         attempts: their number.
-        exact, estimated: what they cost in USD.
-        unpriced: attempts that were sent and whose cost is not known.
+        exact, estimated: their cost in USD.
+        unpriced: the number of attempts that were sent and have no known cost.
     """
 
     key_id: str
@@ -185,13 +185,13 @@ def select_repeated_sums(
 
 
 def select_same_body(connection: Connection, row: dict[str, Any], reach: timedelta, limit: int) -> list[dict[str, Any]]:
-    """Returns the requests of a key with the same digest as a record, itself included, oldest first.
+    """Returns a key's requests with the same digest as a record, including the record itself, oldest first.
 
     Args:
         connection: the database.
         row: the record: columns of activity by name; `body_digest` is known.
-        reach: how far from it, in both directions.
-        limit: how many at most.
+        reach: the distance in time from the record, in both directions.
+        limit: the most requests to return.
     """
     rows = activity.c
     columns = (

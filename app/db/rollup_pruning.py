@@ -30,17 +30,17 @@ _OTHERS = (
 
 
 def delete_fine_rollups(engine: Engine, now: datetime) -> int:
-    """Deletes the rows that are older than the constants above say before `now`; returns their number.
+    """Deletes the rows that by the constants above are too old at `now`; returns their number.
 
-    Rows are deleted in small batches, each under the insert lock, so that this neither deadlocks with a fold nor delays
-    it for long.
+    Rows are deleted in small batches, each under the insert lock, so this neither deadlocks with a fold nor delays it
+    for long.
     """
     deleted = 0
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for level in ("minute", "hour"):
             kept = SUBJECT_MINUTES_KEPT if level == "minute" else FINE_LEVELS_KEPT
             for table in _BY_SUBJECT:
-                # Two statements, because the primary key finds the one kind of rows and an index the other.
+                # Two statements, because the primary key finds one kind of rows and an index the other.
                 name = f"{table.name}_{level}"
                 all_requests = f"level = '{level}' AND subject = ''"
                 deleted += _delete_before(connection, name, now - FINE_LEVELS_KEPT, all_requests)

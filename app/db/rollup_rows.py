@@ -1,4 +1,4 @@
-"""The rows that make up a window: those of a table of sums, and of the deltas that are not folded into it yet."""
+"""The rows of a window: those of a table of sums, and those of the deltas that are not folded into it yet."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BUCKETS = {"ttft": rollup_delta.c.ttft_buckets, "duration": rollup_delta.c.dura
 
 
 class Selection(NamedTuple):
-    """Whose requests, and through which gateway and endpoint; None restricts nothing.
+    """The selected requests, by subject, gateway and endpoint; None restricts nothing.
 
-    `keys` are the ids of keys whose requests are counted together; then the subject is that of all requests.
+    `keys` are ids of keys whose requests are counted together; then the subject is that of all requests.
     """
 
     subject: str
@@ -30,12 +30,12 @@ class Selection(NamedTuple):
         return self.subject.startswith(MODEL_PREFIX)
 
     def conditions(self, table: Table) -> list[ColumnElement[bool]]:
-        """Returns which rows of a table of sums or of the deltas belong to the gateway and the endpoint."""
+        """Returns the conditions for the gateway's and the endpoint's rows in a table of sums or the deltas."""
         wanted = {"gateway": self.gateway, "endpoint": self.endpoint}
         return [table.c[name] == value for name, value in wanted.items() if value is not None]
 
     def subject_conditions(self, table: Table) -> list[ColumnElement[bool]]:
-        """Returns which rows of a table of sums belong to the subject; one without subjects has rows of keys."""
+        """Returns the conditions for the subject's rows in a table of sums; one without subjects has rows of keys."""
         if "subject" not in table.c:
             return [] if self.keys is None else [table.c.key_id == _any(self.keys)]
         if self.keys is None:
@@ -43,7 +43,7 @@ class Selection(NamedTuple):
         return [table.c.subject == _any(KEY_PREFIX + key for key in self.keys)]
 
     def delta_conditions(self) -> list[ColumnElement[bool]]:
-        """Returns which deltas belong to the subject."""
+        """Returns the conditions for the subject's deltas."""
         if self.keys is not None:
             return [rollup_delta.c.key_id == _any(self.keys)]
         if self.subject == ALL_REQUESTS:
@@ -62,7 +62,7 @@ def rows_in(table: Table, chosen: Selection, spans: Sequence[Span], names: Seque
 
     Args:
         table: a table of sums.
-        chosen: whose requests.
+        chosen: the selected requests.
         spans: consecutive spans, at least one.
         names: columns of the table. The `start` of a delta is its minute, and its `subject` that of its key.
     """
@@ -80,7 +80,7 @@ def histogram_rows_in(chosen: Selection, spans: Sequence[Span]) -> Subquery:
         _deltas(chosen, spans, rollup_delta.c.minute, literal(metric), buckets, _ones(buckets))
         for metric, buckets in _BUCKETS.items()
     ]
-    # The names are those of the first query.
+    # A union takes its column names from the first query.
     return union_all(*folded, *waiting).subquery()
 
 

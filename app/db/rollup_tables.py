@@ -1,38 +1,38 @@
-"""The tables of sums over activity, which retention does not drop.
+"""The tables of sums over activity, which retention keeps.
 
-    rollup_delta    what the rows of one batch add to the sums; folded into the tables below within seconds
+    rollup_delta    the contribution of one batch's rows to the sums; folded into the tables below within seconds
     outcome_usage   sums by subject × gateway × endpoint × outcome × error type
     model_usage     sums by subject × gateway × endpoint × model
     latency_usage   histograms by subject × gateway × endpoint × metric
     key_presence    which keys made requests, by gateway × endpoint
-    failed_attempt  what targets failed that another target then got, of the last hour
+    failed_attempt  failures of targets before another target got the request, in the last hour
 
 A trigger on activity (migration 0007) writes the deltas in the transaction that inserts the rows, so that every row is
-counted once, whichever process inserts it. Deltas are only inserted, so that writers never wait for each other.
-app/db/fold.py moves them into the other tables, and readers add the deltas that are left.
+counted once, whichever process inserts it. Deltas are only inserted, so writers never wait for each other.
+app/db/fold.py moves them into the other tables, and readers add the remaining deltas.
 
-A subject is whose requests a row sums: '' for all requests, 'key:<id>' for those of a key, 'model:<id>' for those of a
-model that a list or a response confirmed. A further kind of subject needs a further prefix and no further table. Sums
-by model are of '' and keys only; those of a model are in outcome_usage.
+A subject identifies the requests that a row sums: '' for all requests, 'key:<id>' for those of a key, 'model:<id>' for
+those of a model that a list or a response confirmed. Another kind of subject needs another prefix but no new table.
+Sums by model exist for '' and keys only; those of a model are in outcome_usage.
 
 Each table has rows by minute, hour and day, and is list-partitioned by this level, so that the few day rows are stored
 together. The tables are separate groupings: one of outcome × model × key would have as many minute rows as there are
 requests, and no statistic needs it. Days are UTC days. Absent text is '', because NULLs would never conflict in a
 primary key.
 
-How many rows there can be: a key or a model adds to a table at most one row for each minute, hour or day in which it
+The number of rows is bounded: a key or a model adds to a table at most one row for each minute, hour or day in which it
 had requests, times the combinations that occurred in it (gateway × endpoint × outcome × error type, and so on; usually
 one or two). Minutes of keys and models are kept for three days, hours and the minutes of all requests for 32, days for
 ever (app/db/rollup_pruning.py). A key that is busy in every minute thus has at most 4,320 minute rows, 768 hour rows
-and a row for each day, times its combinations. Models cannot be invented by clients, and keys are made by the operator.
+and a row for each day, times its combinations. Clients cannot invent models, and only the operator makes keys.
 
 The earlier family (usage_rollup, model_rollup, latency_rollup, key_usage, key_seen) has the same sums of all requests,
-and of keys by day. Nothing reads it any more. The fold keeps it filled for workers of the code before migration 0007,
+and of keys by day. No current code reads it. The fold keeps it filled for workers of the code before migration 0007,
 which write and read only this family, so that their statistics stay right beside newer workers and after a rollback.
 
-A record counts for the target that ended it. Targets that failed it before are only in its attempts; another trigger
-(migration 0012) adds them to failed_attempt, also by inserts alone. app/db/failed_attempts.py merges and deletes these
-rows.
+A record counts for the target that ended the request. Targets that failed before are only in the record's attempts;
+another trigger (migration 0012) adds them to failed_attempt, also by inserts alone. app/db/failed_attempts.py merges
+and deletes these rows.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _text(name: str) -> Column[Any]:
 
 
 def _sums() -> list[Column[Any]]:
-    # The trigger computes the sums by these names, and the fold adds them up.
+    # The trigger computes the sums under these names, and the fold adds them up.
     return [
         Column("requests", BigInteger, nullable=False),
         Column("ok_requests", BigInteger, nullable=False),
@@ -88,8 +88,8 @@ def _sums() -> list[Column[Any]]:
 
 
 def _histogram() -> list[Column[Any]]:
-    # Arrays, because a row per bucket would take ten times the bytes: in a quiet minute nearly every request has a
-    # bucket of its own.
+    # Arrays, because a row per bucket would take ten times the bytes: in a quiet minute nearly every request has its
+    # own bucket.
     return [
         Column("buckets", ARRAY(SmallInteger), nullable=False, comment="ascending; see app/db/histogram.py"),
         Column("counts", ARRAY(BigInteger), nullable=False, comment="of the buckets, in their order"),
@@ -108,7 +108,7 @@ def _by_level(name: str, key: list[Column[Any]], measures: list[Column[Any]]) ->
 
 
 def _key(*dimensions: str, by_subject: bool = True) -> list[Column[Any]]:
-    # Compared byte by byte, so that the rows of one kind of subject are neighbours in every database.
+    # Compared byte by byte, so that the rows of one kind of subject are adjacent in every database.
     subject: list[Column[Any]] = [Column("subject", Text(collation="C"), nullable=False)] if by_subject else []
     start: Column[Any] = Column("start", DateTime(timezone=True), nullable=False)
     return [_text("level"), *subject, start, *[_text(name) for name in dimensions]]
@@ -117,7 +117,7 @@ def _key(*dimensions: str, by_subject: bool = True) -> list[Column[Any]]:
 rollup_delta = Table(
     "rollup_delta",
     metadata,
-    # A key only because logical replication requires one; it is also the order of the fold.
+    # A primary key only because logical replication requires one; it is also the order of the fold.
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("minute", DateTime(timezone=True), nullable=False),

@@ -1,11 +1,11 @@
-"""Sums and histograms of activity over a time window, read only from the tables of sums and the deltas before them.
+"""Sums and histograms of activity over a time window, read only from the tables of sums and the deltas not folded yet.
 
-Statistics therefore stay the same when retention drops rows of activity, and they hold a row as soon as its transaction
-is committed. Minutes and hours are needed only at the two ends of windows of up to 30 days before now; older ones are
-deleted (app/db/rollup_pruning.py), and an older window begins at a UTC midnight.
+So statistics stay the same when retention drops rows of activity, and they include a row as soon as its transaction is
+committed. Minutes and hours are needed only at the two ends of windows within the last 30 days; older ones are deleted
+(app/db/rollup_pruning.py), and an older window begins at a UTC midnight.
 
 Call the functions with a connection whose statements share a snapshot (`app.db.read_connection`). Otherwise a fold
-between two statements makes no sum wrong, but new requests may be in some sums and not in others.
+between two statements makes no sum wrong, but some sums may include new requests that others lack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from app.db.windows import Span, compose_window
 from app.yielding import with_pauses
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-# Histograms that are read between two pauses; each is two arrays.
+# The number of histograms that are read between two pauses; each consists of two arrays.
 _ARRAYS = 25
 
 # A histogram: bucket → count; app/db/histogram.py reads percentiles from it.
@@ -44,7 +44,7 @@ Histogram = dict[int, int]
 
 
 class OutcomeRow(NamedTuple):
-    """Sums of one outcome and error type; the error type is '' where there was none."""
+    """Sums of one outcome and error type; the error type is '' if there was none."""
 
     outcome: str
     error_type: str
@@ -59,7 +59,7 @@ class EndpointRow(NamedTuple):
 
 
 class GatewayRow(NamedTuple):
-    """Sums of one gateway, that is of a provider; '' stands for requests for which none was chosen."""
+    """Sums of one gateway, that is of a provider; '' stands for requests without one."""
 
     gateway: str
     sums: Sums
@@ -99,7 +99,7 @@ class Usage:
         models: sums by model, most requests first; [] if the subject is a model.
         series: sums by step × outcome, oldest first; steps without requests are absent.
         model_series: sums by step × model, oldest first, within a step most requests first; [] if not asked for.
-        keys: how many different keys made requests, for the subject of all requests and for `keys`; 0 for others.
+        keys: the number of different keys with requests, for the subject of all requests and for `keys`; 0 for others.
         histograms: metric ("ttft", "duration") → start of the step → histogram. Rejected and lost requests are left
             out.
     """
@@ -134,12 +134,12 @@ def select_usage(
         step: the step of the series: whole minutes below an hour, whole hours below a day, or whole days. Steps are
             aligned to UTC midnights, so the first and the last may be cut by the window. The shorter the step,
             the more rows are read: minutes are for windows of hours, hours for windows of days.
-        subject: whose requests, as app/db/rollup_tables.py says; by default all.
+        subject: the subject, in the form of app/db/rollup_tables.py; by default all requests.
         gateway: one gateway, or None for all of them.
         endpoint: the path of one endpoint, or None for all of them.
-        top_models: how many models have a series of their own, those with the most requests; none if 0, or if the
+        top_models: the number of models with a series of their own, those with the most requests; none if 0, or if the
             subject is a model.
-        keys: the ids of keys whose requests to count together, in place of a subject; None for all.
+        keys: the ids of keys whose requests are counted together, in place of a subject; None for all.
 
     Raises:
         ValueError: `start`, `end` or `step` is not as above.
@@ -184,7 +184,7 @@ def _select_outcomes(
     names = ["start", "endpoint", "gateway", "outcome", "error_type", *Sums._fields]
     rows = rows_in(outcome_usage, chosen, spans, names)
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
-    # One pass over the rows computes all groupings; the columns that a row is not grouped by are NULL.
+    # One pass over the rows computes all groupings; columns that a row is not grouped by are NULL.
     sets = func.grouping_sets(
         tuple_(rows.c.outcome, rows.c.error_type),
         tuple_(rows.c.endpoint),
@@ -221,7 +221,7 @@ def _select_model_series(
     connection: Connection, chosen: Selection, spans: Sequence[Span], step: timedelta, named: Sequence[str]
 ) -> list[ModelStepRow]:
     rows = rows_in(model_usage, chosen, spans, ["start", "model", *Sums._fields])
-    # The others are summed by the database, so that the number of rows does not depend on that of models.
+    # The database sums up the others, so that the number of rows does not depend on the number of models.
     model = case((rows.c.model.in_(["", *named]), rows.c.model)).label("model")
     bucket = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("bucket")
     query = select(bucket, model, *_sums(rows)).group_by(bucket, model).order_by(bucket)
@@ -240,7 +240,7 @@ def _select_histograms(
     rows = histogram_rows_in(chosen, spans)
     begin = func.date_bin(literal(step), rows.c.start, literal(_EPOCH)).label("begin")
     binned = select(rows.c.metric, begin, rows.c.buckets, rows.c.counts).subquery()
-    # Arrays that are taken apart side by side in the list of columns take a third of the time of a join with unnest().
+    # Arrays unnested side by side in the column list take a third of the time of a join with unnest().
     pair = func.unnest(binned.c.buckets).label("bucket"), func.unnest(binned.c.counts).label("count")
     pairs = select(binned.c.metric, binned.c.begin, *pair).subquery()
     key = pairs.c.metric, pairs.c.begin, pairs.c.bucket

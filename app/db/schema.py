@@ -1,4 +1,4 @@
-"""Migrations: which one the database has, upgrades and downgrades. app/revisions.py knows which ones this code has."""
+"""Migrations: the database's revision, upgrades and downgrades. app/revisions.py knows the revisions of this code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from app.runtime import get_settings
 if TYPE_CHECKING:
     from alembic.config import Config
 
-# Partitions are made by migrations and by app/db/partitions.py; SQLAlchemy's metadata does not have them.
+# Migrations and app/db/partitions.py create partitions; SQLAlchemy's metadata does not have them.
 PARTITION_NAME = (
     r"(activity_p\d{8}|(usage_rollup|model_rollup|key_seen|latency_rollup|"
     r"outcome_usage|model_usage|latency_usage|key_presence)_(minute|hour|day))"
 )
 
 
-# A command may wait a little longer for a connection than a request.
+# A command may wait slightly longer for a connection than a request.
 _CONNECT_ARGS = VANISHED_SERVER | {"connect_timeout": 5}
 
 
@@ -61,7 +61,7 @@ def select_schema_state(connection: Connection) -> SchemaState:
 
 
 def select_schema_state_of(database_url: str) -> SchemaState:
-    """Returns what `select_schema_state` does, over a new connection.
+    """Like `select_schema_state`, over a new connection.
 
     Raises:
         SchemaError: the database is unavailable.
@@ -117,7 +117,7 @@ def list_downgrade(database_url: str, revision: str) -> list[str]:
 
 
 def compare_schema(database_url: str) -> list[Any]:
-    """Returns Alembic's list of differences between app/db/tables.py and the database; [] when they agree.
+    """Returns Alembic's list of differences between app/db/tables.py and the database; [] if they agree.
 
     Alembic compares tables, columns, types, unique constraints and indexes, but neither CHECK constraints nor triggers
     and functions.
@@ -130,7 +130,7 @@ def compare_schema(database_url: str) -> list[Any]:
 
     from app.db import bill_tables, catalog_tables, kept_answers, limit_tables, rollup_tables, sessions
 
-    # All tables are in one metadata, once their modules are imported.
+    # The import of their modules registers all tables in one metadata.
     metadata = limit_tables.metadata
     others = rollup_tables, sessions, catalog_tables, kept_answers, bill_tables
     assert all(module.metadata is metadata for module in others)

@@ -1,4 +1,4 @@
-"""The tables dashboard_session and dashboard_link: who is signed in to the dashboard, by digests alone."""
+"""The tables dashboard_session and dashboard_link: dashboard sessions and sign-in links, as digests only."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from sqlalchemy import (
 
 from app.db.tables import metadata as metadata
 
-# A session ends this long after its last page, and this long after its beginning at most.
+# A session ends this long after its last page, and at most this long after its start.
 IDLE = timedelta(hours=8)
 LONGEST = timedelta(hours=24)
-# A link that was not used by then is void.
+# A link that was not used within this time is void.
 LINK_LIFE = timedelta(minutes=5)
 
-# A page writes only if the last one that did is older, so that a page that refreshes itself writes once a minute.
+# A page writes only if the last write is older, so that a page that refreshes itself writes once a minute.
 _TOUCH_EVERY = timedelta(minutes=1)
 
 dashboard_session = Table(
@@ -52,7 +52,7 @@ dashboard_link = Table(
 
 
 class SessionRow(NamedTuple):
-    """A session that has not ended: the digest of its token, 32 bytes, and that of its gateway key."""
+    """A session that has not ended: the digest of its token, 32 bytes, and of its gateway key."""
 
     digest: bytes
     key_digest: bytes
@@ -64,13 +64,13 @@ def _is_live() -> ColumnElement[bool]:
 
 
 def insert_session(connection: Connection, digest: bytes, key_digest: bytes) -> None:
-    """Adds a session, and deletes those that have ended by themselves."""
+    """Adds a session, and deletes those that have expired."""
     connection.execute(delete(dashboard_session).where(not_(_is_live())))
     connection.execute(insert(dashboard_session).values(digest=digest, key_digest=key_digest))
 
 
 def select_session(connection: Connection, digest: bytes) -> SessionRow | None:
-    """Returns the session of a token and notes that it was seen; None if there is none or it has ended."""
+    """Returns the session of a token and updates its last use; None if there is none or it has ended."""
     row = dashboard_session.c
     found = connection.execute(
         select(row.digest, row.key_digest, row.last_seen_at < func.now() - _TOUCH_EVERY).where(
@@ -85,14 +85,14 @@ def select_session(connection: Connection, digest: bytes) -> SessionRow | None:
 
 
 def select_sessions(connection: Connection, limit: int) -> list[SessionRow]:
-    """Returns the sessions that have not ended, the one seen last first."""
+    """Returns the sessions that have not ended, the most recently used first."""
     row = dashboard_session.c
     newest = select(row.digest, row.key_digest).where(_is_live()).order_by(row.last_seen_at.desc()).limit(limit)
     return [SessionRow(bytes(digest), bytes(key)) for digest, key in connection.execute(newest)]
 
 
 def delete_sessions(connection: Connection, digests: Collection[bytes]) -> None:
-    """Ends the sessions of tokens, as far as there are any."""
+    """Ends the sessions with these token digests, if any."""
     connection.execute(delete(dashboard_session).where(dashboard_session.c.digest.in_(digests)))
 
 
@@ -103,7 +103,7 @@ def insert_link(connection: Connection, digest: bytes, key_digest: bytes) -> Non
 
 
 def delete_link(connection: Connection, digest: bytes) -> bytes | None:
-    """Uses up a link and returns the digest of its key; None if there is none, or it is too old."""
+    """Uses up a link and returns the digest of its key; None if there is none or it is too old."""
     row = dashboard_link.c
     used = (
         delete(dashboard_link)

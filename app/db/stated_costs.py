@@ -1,4 +1,4 @@
-"""Costs as providers' answers state them, by day and model, beside the recorded costs."""
+"""Costs stated in providers' answers, by day and model, beside the recorded costs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from sqlalchemy import BigInteger, Connection, Date, Numeric, cast, func, litera
 from app.db.bills import BillLineRow
 from app.db.tables import activity
 
-# A price in a catalog has few digits, and a provider's sum may be rounded.
+# A catalog price has few digits, and a provider may round its sum.
 _TOLERANCE = "0.001"
 
 
 def select_stated_costs(connection: Connection, gateway: str, start: datetime, end: datetime) -> list[BillLineRow]:
-    """Returns the sums of the requests that started in [start, end) and whose answer said what they cost.
+    """Returns the sums of the requests that started in [start, end) and whose answer stated a cost.
 
-    Requests differ if their recorded cost is exact and is not what the answer said, give or take a thousandth.
+    A request differs if its recorded cost is exact and more than a thousandth away from the stated one.
 
     Args:
-        connection: the database. A day of a million requests takes it a second or two.
+        connection: the database. A day of a million requests takes a second or two.
         gateway: the provider's name.
-        start, end: with a timezone; rows that retention has dropped are missing.
+        start, end: with a timezone; rows dropped by retention are missing.
     """
     row = activity.c
     day = cast(func.timezone("UTC", row.started_at), Date)

@@ -16,7 +16,7 @@ Kind = Literal["holder", "group", "gateway"]
 
 
 class SubjectRow(NamedTuple):
-    """One subject; None and [] mean no limit. `group_id` is that of a holder, or None."""
+    """One subject; None and [] mean no limit. Only a holder can have a `group_id`."""
 
     id: str
     kind: Kind
@@ -47,8 +47,8 @@ def select_subject(
 
     Args:
         connection: in a transaction.
-        id, kind, name: which one.
-        lock: whether others that lock it must wait until the transaction ends.
+        id, kind, name: select the subject.
+        lock: whether other transactions that lock it wait until this one ends.
     """
     wanted = {"id": id, "kind": kind, "name": name}
     conditions = [subject.c[column] == value for column, value in wanted.items() if value is not None]
@@ -60,7 +60,7 @@ def select_subject(
 def select_subjects(
     connection: Connection, ids: Collection[str] | None = None, kind: Kind | None = None
 ) -> dict[str, SubjectRow]:
-    """Returns id → subject, by name; of these ids, of this kind, or all of them."""
+    """Returns id → subject, ordered by name; of these ids, of this kind, or all."""
     query = select(*_COLUMNS).order_by(subject.c.name)
     if ids is not None:
         query = query.where(subject.c.id.in_(ids))
@@ -72,13 +72,13 @@ def select_subjects(
 def select_holder_page(
     connection: Connection, *, group_id: str | None = None, after: str | None = None, limit: int | None = None
 ) -> dict[str, SubjectRow]:
-    """Returns id → holder, by name.
+    """Returns id → holder, ordered by name.
 
     Args:
         connection: the database.
         group_id: only holders of this group; None for all holders.
-        after: the name of the last holder of the page before.
-        limit: at most so many; None for all.
+        after: the name of the last holder of the previous page.
+        limit: the most holders to return; None for all.
     """
     query = select(*_COLUMNS).where(subject.c.kind == "holder").order_by(subject.c.name).limit(limit)
     if group_id is not None:
@@ -104,7 +104,7 @@ def select_holder_count(connection: Connection, group_id: str) -> int:
 
 
 def select_holder_counts(connection: Connection) -> dict[str, int]:
-    """Returns id of a group → how many holders are in it; groups without any are missing."""
+    """Returns group id → the number of its holders; groups without any are left out."""
     query = select(subject.c.group_id, func.count()).where(subject.c.group_id.is_not(None)).group_by(subject.c.group_id)
     return {row[0]: row[1] for row in connection.execute(query)}
 

@@ -1,4 +1,4 @@
-"""Sums over requests, as every table of sums has them."""
+"""Sums over requests, in the form that every table of sums has."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""The tables for SQLAlchemy. `migrations/` makes them, and `bin/gateway db check` compares the two.
+"""The tables for SQLAlchemy. `migrations/` creates them, and `bin/gateway db check` compares the two.
 
     api_key         one gateway key: its digest, never the key itself
     activity        one inference request; partitioned by UTC day (app/db/partitions.py)
     worker_ledger   each worker's counts of its requests (app/db/ledger.py)
     worker          which host runs a worker, and how it ended (app/db/workers.py)
     model_alias     a name that the operator gave to some models (app/db/aliases.py)
-    unlinked_retry  retries of SDKs that wait to be linked to what they repeat (app/db/retries.py)
+    unlinked_retry  retries of SDKs that wait to be linked to their originals (app/db/retries.py)
 
 app/db/limit_tables.py has the tables of limits, and app/db/rollup_tables.py those of sums over activity. A trigger on
-activity writes the sums, which only the migrations have; SQLAlchemy's metadata has neither triggers nor functions.
+activity writes the sums. It exists only in the migrations: SQLAlchemy's metadata has neither triggers nor functions.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ ALIAS_SORTS = ("price", "latency", "throughput")
 CLOSINGS = ("drained", "left_rows", "adopted", "written_off", "reconciled")
 
 # Bounds far above real values. Without them, a provider's wrong number could bring a rollup's sum near the limit of its
-# type, where every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
+# type, and then every later insert would fail. 10^12 tokens are a century of one fast stream, 10^11 ms are three years.
 MAX_TOKENS = 10**12
 MAX_MS = 10**11
 
-# An error's message has no index, and a sentence of a provider rarely fits into 200 characters.
+# An error message has no index, and a provider's sentence rarely fits into 200 characters.
 MAX_MESSAGE_CHARACTERS = 300
 
 metadata = MetaData(
@@ -141,7 +141,7 @@ activity = Table(
     Column(
         "repaired", Text, comment="columns whose values PostgreSQL would have refused; they were changed or removed"
     ),
-    # The trigger of migration 0007 tells by this column who wrote the row.
+    # From this column, the trigger of migration 0007 can tell which code wrote the row.
     Column(
         "worker_id",
         Text,
@@ -155,7 +155,7 @@ activity = Table(
     Column("budget_periods", ARRAY(BigInteger), comment="the periods (budget_period.id) that it was charged to"),
     Column("body_digest", Text, comment="of the body of an SDK's request, keyed by the caller's gateway key"),
     Column("client_agent", Text, comment="User-Agent of the retry, on the retry and on the attempt that it repeats"),
-    # These are written after the row: WRITTEN_LATER of app/db/insert_sql.py.
+    # Written after the row: WRITTEN_LATER of app/db/insert_sql.py.
     Column("retry_of", Uuid, comment="request_id of the attempt that this one repeats"),
     Column("retried_by", Uuid, comment="request_id of the retry that repeats this attempt"),
     Column(
@@ -189,7 +189,7 @@ def activity_model() -> ColumnElement[str]:
     return func.coalesce(activity.c.model_served, activity.c.model_requested)
 
 
-# These indexes omit request_id: few rows share a microsecond, and an incremental sort orders those.
+# These indexes omit request_id: few rows share a microsecond, and an incremental sort orders them.
 Index("ix_activity_key_id_started_at", activity.c.key_id, activity.c.started_at)
 Index("ix_activity_model_started_at", activity_model(), activity.c.started_at)
 Index("ix_activity_gateway_started_at", activity.c.gateway, activity.c.started_at)
@@ -200,8 +200,8 @@ Index(
     activity.c.started_at,
     postgresql_where=activity.c.outcome != "ok",
 )
-# A request is also found by the ids that its client and its provider know. The time puts the newest first where a
-# client sends one id with several requests.
+# A request is also found by the ids of its client and its provider. The time puts the newest first if a client sends
+# one id with several requests.
 for _column in (activity.c.client_request_id, activity.c.upstream_request_id):
     Index(
         f"ix_activity_{_column.name}_started_at",
@@ -210,7 +210,7 @@ for _column in (activity.c.client_request_id, activity.c.upstream_request_id):
         postgresql_where=_column.is_not(None),
     )
 
-# By these, retries find what they repeat, and statistics the attempts that were repeated.
+# By this index, retries find the attempts that they repeat, and statistics find repeated attempts.
 Index(
     "ix_activity_body_digest_started_at",
     activity.c.body_digest,
@@ -262,7 +262,7 @@ worker = Table(
     CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
 )
 
-# JSON as it was written, because the order of the names in a schema can matter to a provider.
+# JSON in its original form, because the order of the names in a schema can matter to a provider.
 model_alias = Table(
     "model_alias",
     metadata,

@@ -16,7 +16,7 @@ _MIDNIGHT = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Span(NamedTuple):
-    """A run of rollup rows: those of `level` that start at or after `start` and before `end`."""
+    """A run of rollup rows of one `level` that start at or after `start` and before `end`."""
 
     level: str
     start: datetime

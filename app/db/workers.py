@@ -1,18 +1,18 @@
-"""The table worker: which host runs each worker, when it was last seen, and how it ended.
+"""The table worker: the host of each worker, the worker's last sign of life, and how it ended.
 
-`closed_how` says how:
+`closed_how` is one of:
 
     drained       it stopped, and all of its rows are in the database
     left_rows     it stopped and left rows in its journal, which another worker adopts
     adopted       another worker has delivered its journal
     written_off   the operator said that its journal is gone
-    reconciled    the database was restored from before its end, and its journal was delivered to what is lost
+    reconciled    the database was restored from before its end, and its delivered journal is part of the loss
 
 A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
 none does, because the host is gone, the row is `missing`.
 
-Workers of earlier versions have no row here, only a line in worker_ledger. Whether they live is not known: a line is
-as old as a worker's last request. All times are by PostgreSQL's clock.
+Workers of earlier versions have no row here, only a line in worker_ledger. Whether they live is unknown: a line is as
+old as a worker's last request. All times are by PostgreSQL's clock.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from sqlalchemy import Connection, Engine, text
 
 from app.db.ledger import LOST_IN_RESTORES
 
-# 18 times the 10 s between two signs of life. A shorter outage of the network should name nobody.
+# 18 times the 10 s between two signs of life, so that a shorter network outage makes no worker count as missing.
 MISSING_AFTER_S = 180
-# An operator may look after a weekend for what happened to a worker. And no statement that a worker sent before it
-# ended can still be under way: carried out after the deletion, it would count the worker's requests twice.
+# An operator may check after a weekend what happened to a worker. And statements that a worker sent before it ended
+# must not still be in progress: executed after the deletion, they would count the worker's requests twice.
 KEPT = timedelta(days=7)
 
-# The line of worker_ledger that has the sums of the workers whose rows were deleted.
+# The worker_ledger line with the sums of the workers whose rows were deleted.
 EARLIER_WORKERS = "earlier workers"
 
-# SQL about a row of worker: whether it is missing, and its state.
+# SQL conditions on a row of worker: whether it is missing, and its state.
 IS_MISSING = f"""(coalesce(closed_at, last_seen_at) < now() - interval '{MISSING_AFTER_S} s'
     AND (closed_how IS NULL OR closed_how = 'left_rows'))"""
 WORKER_STATE = f"""CASE WHEN {IS_MISSING} THEN 'missing' WHEN closed_how IS NULL THEN 'live'
@@ -49,7 +49,7 @@ _UPSERT_SEEN = text("""
     SET last_seen_at = now(), state = excluded.state, closed_at = NULL, closed_how = NULL
     WHERE worker.closed_how IS NULL OR worker.closed_how IN ('written_off', 'reconciled')""")
 
-# A statement that a worker stopped waiting for may be carried out after its journal was adopted.
+# A statement that a worker stopped waiting for may be executed after its journal was adopted.
 _UPSERT_CLOSED = text("""
     INSERT INTO worker (worker_id, closed_at, closed_how) VALUES (:worker_id, now(), :how)
     ON CONFLICT (worker_id) DO UPDATE SET closed_at = now(), closed_how = excluded.closed_how
@@ -80,8 +80,8 @@ _SELECT_UNREGISTERED = text(f"""
 
 _COUNTS = ("started", "in_flight", "unshipped", "unrecorded", "rejected", "unsent", "direct")
 
-# One statement, so that every other one sees either the lines or their sum. It takes only workers whose journal is
-# delivered and removed, and lines that say so.
+# A single statement, so that every other one sees either the lines or their sum. It takes only workers whose journal is
+# delivered and removed, and only lines that say so.
 _DELETE_CLOSED = text(f"""
     WITH old AS MATERIALIZED (
         SELECT worker_id FROM worker
@@ -118,9 +118,9 @@ class WorkerRow(NamedTuple):
     """A registered worker with the counts of its ledger line.
 
     Attributes:
-        state: what it said of itself when it was last seen, as JSON; None if nothing.
+        state: the worker's last report about itself, as JSON; None if there was none.
         in_flight, unshipped: requests without a row, when it last wrote to the database.
-        has_neighbour: whether a worker lives that would adopt its journal: on the same host, with the same directory.
+        has_neighbour: whether a live worker would adopt its journal: one on the same host with the same directory.
     """
 
     worker_id: str
@@ -139,7 +139,7 @@ class WorkerRow(NamedTuple):
 
 
 class UnregisteredLines(NamedTuple):
-    """The number of workers that have a ledger line and no row, and the sums of those lines."""
+    """The number of workers with a ledger line but no row, and the sums of these lines."""
 
     workers: int
     in_flight: int
@@ -147,13 +147,13 @@ class UnregisteredLines(NamedTuple):
 
 
 def upsert_seen(engine: Engine, registration: Registration, age_s: float, state: bytes | None = None) -> None:
-    """Registers a living worker, or notes that it lives.
+    """Registers a living worker, or records that it lives.
 
     Args:
         engine: the database.
-        registration: the worker; of one that is registered, only the time and the state change.
+        registration: the worker; for one that is registered already, only the time and the state change.
         age_s: how long ago it started, in seconds.
-        state: what it says of itself, as JSON without NUL characters; None for nothing.
+        state: its report about itself, as JSON without NUL characters; None for none.
     """
     values = {
         **msgspec.structs.asdict(registration),
@@ -165,20 +165,20 @@ def upsert_seen(engine: Engine, registration: Registration, age_s: float, state:
 
 
 def upsert_closed(engine: Engine, worker_id: str, how: Literal["drained", "left_rows", "adopted"]) -> None:
-    """Notes how a worker ended; one that was never registered gets a row without a host."""
+    """Records how a worker ended; one that was never registered gets a row without a host."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(_UPSERT_CLOSED, {"worker_id": worker_id, "how": how})
 
 
 def select_boot_id(engine: Engine, worker_id: str) -> str | None:
-    """Returns which boot of its host a worker ran in; None if it is not registered or did not know."""
+    """Returns the boot of its host in which a worker ran; None if it is not registered or did not know."""
     with engine.connect() as connection:
         boot_id = connection.execute(_SELECT_BOOT_ID, {"worker_id": worker_id}).scalar()
     return str(boot_id) if boot_id else None
 
 
 def select_closings(engine: Engine, worker_ids: Sequence[str]) -> dict[str, str | None]:
-    """Returns worker → how it ended, None if that is not known, for those of the workers that are registered."""
+    """Returns worker → how it ended, or None if not known, for those of the workers that are registered."""
     sql = text("SELECT worker_id, closed_how FROM worker WHERE worker_id = ANY(:worker_ids)")
     with engine.connect() as connection:
         rows = connection.execute(sql, {"worker_ids": list(worker_ids)}).all()
@@ -188,7 +188,7 @@ def select_closings(engine: Engine, worker_ids: Sequence[str]) -> dict[str, str 
 def select_workers(
     connection: Connection, state: Literal["live", "missing", "written_off"], limit: int
 ) -> list[WorkerRow]:
-    """Returns up to `limit` workers in this state; the one that started first comes first."""
+    """Returns up to `limit` workers in this state, in order of their start."""
     return [WorkerRow(*row) for row in connection.execute(_SELECT_WORKERS, {"state": state, "limit": limit})]
 
 
@@ -201,15 +201,15 @@ def select_worker_counts(connection: Connection) -> dict[tuple[str, str | None],
 
 
 def select_unregistered(connection: Connection) -> UnregisteredLines:
-    """Returns what the ledger knows of workers of earlier versions."""
+    """Returns the ledger's data on workers of earlier versions."""
     return UnregisteredLines(*connection.execute(_SELECT_UNREGISTERED).one())
 
 
 def delete_closed_workers(engine: Engine, now: datetime) -> int:
     """Deletes workers closed more than KEPT before `now`, and merges their ledger lines into that of EARLIER_WORKERS.
 
-    The sums over the ledger stay the same at every instant. Workers that were written off are kept, so that their
-    journal is delivered rightly if it turns up again.
+    The sums over the ledger stay the same at every instant. Written-off workers are kept, so that their journal is
+    delivered correctly if it turns up again.
 
     Returns:
         The number of deleted workers.

@@ -1,6 +1,6 @@
-"""What `make run` adds to the gateway: an embedded PostgreSQL, the sandbox, a key, and one command that starts all.
+"""The additions of `make run`: an embedded PostgreSQL, the sandbox, a key, and one command that starts everything.
 
-    __main__.py    the command                 banner.py      what it prints at the end
+    __main__.py    the command                 banner.py      its final output
     processes.py   child processes             env_file.py    the key in `.env.local`
     postgres.py    the embedded PostgreSQL     sandbox.py     starts the sandbox
 

@@ -1,4 +1,4 @@
-"""The command `python -m app.dev`: the gateway and all it needs, in the foreground, until Ctrl-C.
+"""The command `python -m app.dev`: the gateway and all its dependencies, in the foreground, until Ctrl-C.
 
 It starts PostgreSQL, the sandbox and gunicorn in this order, and stops them in the reverse order.
 """
@@ -38,7 +38,7 @@ _WATCH_EVERY_S = 0.2
 
 
 class _StopRequested(BaseException):
-    """A signal asked for a stop. It is no Exception, so that code which handles those lets it pass."""
+    """A signal requested a stop. Not an Exception, so that handlers of exceptions let it pass."""
 
 
 class _Supervisor:
@@ -65,8 +65,8 @@ class _Supervisor:
         self.stack.callback(child.stop, lambda: self._is_quick)
 
     def raise_if_over(self) -> None:
-        """Raises RunError if a child has ended, and _StopRequested if a signal has asked for a stop."""
-        if self._is_stopping:  # What the signal raised is lost if it came inside a finalizer, for example.
+        """Raises RunError if a child has ended, and _StopRequested if a signal has requested a stop."""
+        if self._is_stopping:  # For example inside a finalizer, the exception raised by the signal is lost.
             raise _StopRequested
         for child in self._children:
             child.raise_if_ended()
@@ -114,7 +114,7 @@ def main() -> int:
 
 
 def _describe_os_error(error: OSError) -> str:
-    """Returns what failed and what to do, in one sentence; nearly always a file belongs to another user."""
+    """Returns the failure and its remedy in one sentence; nearly always a file belongs to another user."""
     if error.filename is None:
         return f"The system refused something it needs ({error.strerror or error})."
     return (
@@ -167,7 +167,7 @@ def _raise_if_unusable(settings: Settings) -> None:
             " Set it too (to any word, if that server needs no key), or unset both to use the sandbox."
         )
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        # As gunicorn does; otherwise the port of a gateway that has just stopped would count as taken.
+        # As gunicorn does; otherwise the port of a gateway that has just stopped would seem to be in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
@@ -202,7 +202,7 @@ def _choose_for_developer() -> dict[str, str]:
 
     Statistics can be read without a key, and other machines cannot connect.
     """
-    # The committed `.env` has what production needs; that is not the developer's choice.
+    # The committed `.env` has production's settings, which are not the developer's choice.
     given = read_env_file(ROOT / ".env.local") | os.environ
     return {name: value for name, value in _FOR_DEVELOPER.items() if not given.get(name)}
 
@@ -239,7 +239,7 @@ def _start_gunicorn(supervisor: _Supervisor, settings: Settings, added: dict[str
 
 def _wait_until_healthy(supervisor: _Supervisor, settings: Settings) -> None:
     deadline_s = time.monotonic() + _BOOT_TIMEOUT_S
-    # A server that listens on all addresses is reached by the loopback address.
+    # A server that listens on all addresses is reached at the loopback address.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     while not _is_healthy(host, settings.port):
         supervisor.raise_if_over()
@@ -285,7 +285,7 @@ def _make_link_token(settings: Settings) -> str:
 
 
 def _print(text: str, to: TextIO | None = None) -> None:
-    # If the terminal was closed, printing fails, and stopping must go on.
+    # If the terminal was closed, printing fails, but stopping must continue.
     with contextlib.suppress(OSError):
         print(text, file=to or sys.stdout, flush=True)
 

@@ -1,4 +1,4 @@
-"""What `make run` prints once the gateway is up: its address, key, provider and database, and a curl command."""
+"""The text that `make run` prints once the gateway is up: address, key, provider and database, and a curl command."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def make_banner(
     """Returns the text.
 
     Args:
-        host, port: where the gateway listens.
-        key: what follows `Bearer` in the curl line.
+        host, port: the address of the gateway.
+        key: the text after `Bearer` in the curl line.
         fireworks_url: base URL of the real provider; None if the sandbox is used.
         database_url: address of the embedded PostgreSQL; None if DATABASE_URL was set.
-        token: of a one-time link that signs in to the dashboard.
+        token: the token of a one-time link that signs in to the dashboard.
     """
     backend = f"{fireworks_url} (FIREWORKS_API_KEY is set)" if fireworks_url else _SANDBOX
     embedded = f"embedded PostgreSQL in var/postgres; for other commands:\n            DATABASE_URL='{database_url}'"

@@ -37,8 +37,8 @@ _MAINTENANCE_DATABASE = "postgres"
 
 # No TCP port: it could be taken, and others could connect to it.
 _SETTINGS = {"listen_addresses": "", "timezone": "UTC", "log_min_messages": "warning"}
-# Only the user that this process runs as may connect. The kernel tells the server who connects, so there is no password
-# to keep. The directory of the socket is closed to other users too, but with root's it belongs to a shared account.
+# Only the user that runs this process may connect. The kernel tells the server who connects, so there is no password to
+# keep. The directory of the socket is closed to other users too, but with root's it belongs to a shared account.
 _ACCESS = "# Written at each start; changes are lost.\nlocal all all peer map=gateway\n"
 # With these, a crash of the machine may lose data. A killed server still keeps all committed data, because commits stay
 # synchronous and are in the kernel's page cache.
@@ -88,7 +88,7 @@ class EmbeddedPostgres:
         return self.child
 
     def stop(self) -> None:
-        """Stops the server if it runs: sessions are ended, and what was committed is kept."""
+        """Stops the server if it runs: sessions are ended, and committed data is kept."""
         if self.child is not None:
             self.child.stop()
 
@@ -135,12 +135,12 @@ class EmbeddedPostgres:
                 "move that directory away, or go back to the earlier requirements."
             )
         _end_leftover_server(self._data)
-        # At each start, because directories of earlier versions trust every local user.
+        # Written at each start, because directories of earlier versions trust every local user.
         (self._data / "pg_hba.conf").write_text(_ACCESS)
         (self._data / "pg_ident.conf").write_text(f'gateway "{_own_name()}" postgres\n')
 
     def _initialize(self) -> None:
-        # Made under another name first, so that an interrupted initdb does not leave an incomplete database.
+        # Created under another name first, so that an interrupted initdb does not leave an incomplete database.
         unfinished = self._data.with_name("data.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         # The C locale sorts by bytes, the same on every machine.
@@ -251,7 +251,7 @@ def _open_to(account: Account, directory: Path) -> None:
 
 
 def _make_socket_directory(directory: Path, account: Account | None) -> Path:
-    """Makes a directory that only this user and the server can enter; in /tmp if the path would be too long."""
+    """Creates a directory that only this user and the server can enter; in /tmp if the path would be too long."""
     near = directory / "socket"
     if len(os.fsencode(near)) <= _MAX_SOCKET_DIRECTORY_BYTES:
         shutil.rmtree(near, ignore_errors=True)
@@ -271,7 +271,7 @@ def _end_leftover_server(data: Path) -> None:
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return  # PostgreSQL itself cleans up after a process that has ended.
     if str(data) not in command:
-        # In a container process ids repeat, so this is another process, because of which PostgreSQL would not start.
+        # In a container process ids repeat. So this is another process, which would keep PostgreSQL from starting.
         (data / "postmaster.pid").unlink()
         return
     with contextlib.suppress(psutil.NoSuchProcess):

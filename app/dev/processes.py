@@ -1,7 +1,7 @@
 """Child processes of a foreground command: none outlives it, and each is asked to stop before it is killed.
 
-A child gets a session of its own, so the terminal's Ctrl-C reaches the command alone, which then stops its children in
-order. If the command is killed, the kernel signals the children instead (on Linux; elsewhere they go on).
+A child gets a session of its own, so the terminal's Ctrl-C reaches only the command, which then stops its children in
+order. If the command is killed, the kernel signals the children instead (on Linux; elsewhere they continue).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUICK_STOP_S = 3.0
 
 
 class RunError(Exception):
-    """The command cannot start or go on, for example because a child ended; the text says why and what to do."""
+    """The command cannot start or continue, for example because a child ended; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Child:
     """A running child process.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         process: the process itself.
         stop_signal: requests a graceful stop.
         quick_signal: requests a quick stop, for which it has `_QUICK_STOP_S`; None if it has no such signal.
@@ -106,10 +106,10 @@ def start_child(
 ) -> Child:
     """Starts `command` in a session of its own and returns it.
 
-    Call it from the main thread: the kernel takes the parent for dead when the thread that started the child ends.
+    Call it from the main thread: the kernel considers the parent dead when the thread that started the child ends.
 
     Args:
-        name: what messages call the child.
+        name: the child's name in messages.
         environment: all of its environment variables; None for those of this process.
         output: a file for its standard output and error, emptied first; None for those of this process.
         cwd: its working directory; None for that of this process.

@@ -21,7 +21,7 @@ _WORD = re.compile(r"[\w./:-]+")
 
 
 class Hit(NamedTuple):
-    """A section that was found: its page, heading and anchor, and a part of its text with the words marked."""
+    """A section that was found: its page, heading and anchor, and an excerpt with the words marked."""
 
     page: Page
     heading: str
@@ -59,10 +59,10 @@ class Library(Component):
         return self._rendered[page.slug]
 
     def search(self, query: str) -> list[Hit]:
-        """Returns the sections that have all words, the best first: those with the words in the heading.
+        """Returns the sections with all words, the best first: those with the words in the heading.
 
         Args:
-            query: what was asked for; of more than MAX_WORDS words only the first count.
+            query: the search text; only its first MAX_WORDS words count.
         """
         words = list(dict.fromkeys(_WORD.findall(query.lower())))[:MAX_WORDS]
         if not words:
@@ -95,7 +95,7 @@ class Library(Component):
 def _rate(entry: _Entry, words: list[str]) -> float:
     in_heading = sum(word in entry.folded_heading for word in words)
     often = sum(min(entry.folded.count(word), 5) for word in words)
-    # A short section that has the words says more than a long one.
+    # A short section with the words is more relevant than a long one.
     return 10 * in_heading + often / (1 + len(entry.folded) / 4000)
 
 

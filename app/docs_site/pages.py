@@ -1,4 +1,4 @@
-"""The pages of the documentation: the README and docs/*.md of this checkout, so they fit the version that runs."""
+"""The pages of the documentation: the README and docs/*.md of this checkout, so they match the running version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Page(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where its Markdown is."""
+        """The path of its Markdown."""
         return ROOT / self.file
 
 
@@ -64,12 +64,12 @@ GROUPS: dict[str, tuple[Page, ...]] = {
 PAGES: dict[str, Page] = {page.slug: page for pages in GROUPS.values() for page in pages}
 _BY_FILE = {page.file: page for page in PAGES.values()}
 
-# Only files below these directories are shown beside the pages: what else a page names, such as .env, may hold secrets.
+# Only files below these directories are shown beside the pages: other linked files, such as .env, may hold secrets.
 _OPEN_DIRECTORIES = ("docs/", "deploy/")
 
 
 def find_page(file: str) -> Page | None:
-    """Returns the page of a file below the root of the checkout; None if it is none."""
+    """Returns the page of a file below the root of the checkout; None if there is none."""
     return _BY_FILE.get(file)
 
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-# Notes for the programs that write a part of a page.
+# Notes for the programs that write parts of a page.
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _NOT_IN_ANCHORS = re.compile(r"[^\w\- ]")
 
 
 class Heading(NamedTuple):
-    """A heading: its level (1 is the page's title), its text, and the anchor that leads to it."""
+    """A heading: its level (1 is the page's title), its text, and its anchor."""
 
     level: int
     text: str
@@ -47,7 +47,7 @@ class RenderedPage(NamedTuple):
 
 @cache
 def _get_parser() -> MarkdownIt:
-    # Imported here because the import takes 20 ms, which each start of a worker would pay.
+    # Imported here because the import takes 20 ms, which every start of a worker would pay.
     from markdown_it import MarkdownIt
 
     return MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
@@ -57,7 +57,7 @@ def render(page: Page, source: str) -> RenderedPage:
     """Returns a page as HTML.
 
     Args:
-        page: which one; its links are relative to its file.
+        page: the page; its links are relative to its file.
         source: its Markdown, which begins with a heading.
     """
     parser = _get_parser()
@@ -65,14 +65,14 @@ def render(page: Page, source: str) -> RenderedPage:
     headings = _name_headings(tokens)
     _rewrite_links(tokens, page)
     sections = list(_split(tokens, headings))
-    body = tokens[3:]  # Without the title, which the frame of the page shows.
+    body = tokens[3:]  # Without the title, which is in the frame of the page.
     numbers = count(1)
     html = "".join(_wrap(parser, group, numbers) for group in _group(body))
     return RenderedPage(headings[0].text, html, headings[1:], sections)
 
 
 def _name_headings(tokens: Sequence[Token]) -> list[Heading]:
-    """Gives each heading an anchor, as GitHub does, so that a link works in both places."""
+    """Gives each heading an anchor in GitHub's form, so that links work in both places."""
     headings: list[Heading] = []
     seen: dict[str, int] = {}
     for opening, inline in zip(tokens, tokens[1:], strict=False):
@@ -108,7 +108,7 @@ def _rewrite_link(token: Token, text: Token, page: Page) -> None:
     if linked is not None and text.content == urlsplit(target).path:
         text.content = linked.title  # Readers of the site see titles, not files.
     resolved = resolve_link(target, page)
-    if resolved is None:  # A file of the checkout that is not shown: its name stays, as a text.
+    if resolved is None:  # A file of the checkout that is not shown: its name stays as text.
         token.tag = "span"
         token.attrs = {}
     else:
@@ -118,7 +118,7 @@ def _rewrite_link(token: Token, text: Token, page: Page) -> None:
 
 
 def resolve_link(target: str, page: Page) -> str | None:
-    """Returns where a link of a page's Markdown leads, relative to `/docs/`; None for a file that is not shown."""
+    """Returns the address for a link in a page's Markdown, relative to `/docs/`; None for a file that is not shown."""
     parts = urlsplit(target)
     if parts.scheme or not parts.path:
         return target
@@ -131,7 +131,7 @@ def resolve_link(target: str, page: Page) -> str | None:
 
 
 def _find_file(path: str, page: Page) -> str:
-    """Returns a path in a link of a page, below the root of the checkout."""
+    """Returns the path below the root of the checkout for a path in a link of a page."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(page.file), path))
 
 
@@ -152,7 +152,7 @@ def _split(tokens: Sequence[Token], headings: Sequence[Heading]) -> Iterator[Sec
 
 
 def _group(tokens: Sequence[Token]) -> Iterator[list[Token]]:
-    """Yields the tokens of one block after the other."""
+    """Yields the tokens of one block after another."""
     group: list[Token] = []
     depth = 0
     for token in tokens:
@@ -167,13 +167,13 @@ def _wrap(parser: MarkdownIt, tokens: list[Token], numbers: Iterator[int]) -> st
     """Returns a block as HTML; code can be copied, and tables, which get the numbers, scroll in their own box."""
     first = tokens[0]
     if first.type == "heading_open":
-        # The link is for people who point at it; a screen reader has the heading itself.
+        # The link is for people with a pointer; a screen reader has the heading itself.
         anchor = f'<a class="anchor" href="#{first.attrs["id"]}" tabindex="-1" aria-hidden="true">#</a>'
         html: str = parser.renderer.render(tokens, parser.options, {})
         return html.replace(f"</{first.tag}>", f"{anchor}</{first.tag}>")
     html = parser.renderer.render(tokens, parser.options, {})
     if first.type == "table_open":
-        # A screen reader lists what can scroll by its name, and reads out an empty heading.
+        # A screen reader lists scrollable elements by name, and reads out an empty heading.
         html = html.replace("<th></th>", "<td></td>")
         return f'<div class="scroll" tabindex="0" role="region" aria-label="Table {next(numbers)}">{html}</div>\n'
     html = html.replace("<pre>", '<div class="copyable"><pre tabindex="0">').replace("</pre>", "</pre></div>")

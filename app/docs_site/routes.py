@@ -1,6 +1,6 @@
 """`/docs/`: the documentation, and `/docs/api`: Swagger UI. Both are served by the gateway itself, without a key.
 
-They say what the repository says, and nothing of this gateway but its version.
+They have the contents of the repository, and nothing about this gateway except its version.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from app.web import Response
 bp = Blueprint("docs_site", __name__)
 
 _MAX_QUERY_CHARACTERS = 200
-# A browser shows them, or a program of the site could run in the name of another.
+# All other files are sent as plain text, so that no program in one can run under the site's name.
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 @bp.get("/docs")
 def find_docs() -> Response:
-    """Sends to the first page."""
+    """Redirects to the first page."""
     return redirect_to("docs/")
 
 
@@ -50,14 +50,14 @@ def show_page(slug: str) -> Response:
 
 @bp.get("/docs/search")
 def search() -> Response:
-    """Returns the sections that have the words of `q`."""
+    """Returns the sections with the words of `q`."""
     query = request.args.get("q", "").strip()[:_MAX_QUERY_CHARACTERS]
     return _render("docs_search.html", query=query, hits=get_component(Library).search(query))
 
 
 @bp.get("/docs/files/<path:file>")
 def show_file(file: str) -> Response:
-    """Returns a file that a page shows or leads to, such as deploy/nginx.conf."""
+    """Returns a file that a page shows or links to, such as deploy/nginx.conf."""
     if not is_open_file(file) or ".." in file.split("/"):
         raise NotFound("There is no such file here.")
     path = ROOT / file
@@ -73,7 +73,7 @@ def show_api() -> Response:
 
 @bp.get("/docs/api/<version>/<name>")
 def show_swagger_file(version: str, name: str) -> Response:
-    """Returns a file of Swagger UI, which browsers may keep: its address has the version."""
+    """Returns a file of Swagger UI, which browsers may keep, because its address has the version."""
     content = get_swagger_file(name) if version == SWAGGER_VERSION else None
     if content is None:
         raise NotFound("There is no such file here.")

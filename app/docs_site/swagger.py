@@ -17,14 +17,14 @@ _SLICE_BYTES = 50_000
 
 
 class Content(NamedTuple):
-    """A file as it is and compressed."""
+    """A file in its original form and compressed."""
 
     plain: bytes
     gzipped: bytes
 
 
 def _find_directory() -> Path:
-    # The package itself is not imported: it would only make a blueprint.
+    # The package itself is not imported: it would only create a blueprint.
     spec = importlib.util.find_spec("flask_swagger_ui")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "dist"

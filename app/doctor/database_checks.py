@@ -15,17 +15,17 @@ from app.server.boot_checks import BOOT_CHECKS
 from app.server.database_addresses import check_addresses
 from app.services.journal import select_balance
 
-# The least version that tests run on (tests/db/test_versions.py), and the clock difference that statistics show.
+# The oldest version that tests run on (tests/db/test_versions.py), and the clock difference from which it is reported.
 LEAST_VERSION = 150_000
 _MOST_SKEW_S = 5.0
 _MOST_LISTED = 5
 
 
 def check_database(mistaken: Collection[str]) -> Iterator[Result]:
-    """Yields the results; of a database that does not answer, and of an address that leads elsewhere, only that.
+    """Yields the results; for a database that does not answer, or an address that leads elsewhere, only that one.
 
     Args:
-        mistaken: the names of settings that cannot be read. An address that is one of them was not tried.
+        mistaken: the names of unreadable settings. An address among them was not tried.
     """
     is_tried = "DATABASE_URL" not in mistaken
     problems = [BOOT_CHECKS[name]() for name in ("database", "direct_database") if is_tried or name != "database"]
@@ -44,9 +44,9 @@ def check_database(mistaken: Collection[str]) -> Iterator[Result]:
 
 
 def check_migration_addresses() -> Iterator[Result]:
-    """Yields what is wrong with the addresses at which the database would be migrated, for the command that does it.
+    """Yields the problems of the addresses for migrations, for the command that migrates.
 
-    It fails where the gateway would not start. It says nothing of a database that does not answer, or warns.
+    It fails where the gateway would not start. It reports nothing about a database that does not answer, or warns.
     """
     for problem in check_addresses():
         make = fail if problem.blocks == "start" else warn

@@ -19,9 +19,9 @@ def examine(url: str | None = None, *, silence_s: int | None = None, paid: bool 
     """Yields the result of each check. Checks that need a faulty setting are left out.
 
     Args:
-        url: the address at which clients reach the gateway; None leaves the checks of it out.
-        silence_s: for how long proxies must pass a silent answer, in whole seconds; None for a little more than streams
-            are ever silent.
+        url: the address at which clients reach the gateway; None skips the checks of it.
+        silence_s: how long proxies must tolerate a silent answer, in whole seconds; None for slightly longer than
+            streams are ever silent.
         paid: whether to send one request of one token with each provider's key, which the provider bills.
     """
     yield ok("version", get_version())

@@ -1,4 +1,4 @@
-"""Checks this machine: what the start of the gateway checks, open files, and the room for the journal."""
+"""Checks this machine: the checks before the gateway's start, open files, and the room for the journal."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from app.runtime import get_settings
 from app.server.boot_checks import BOOT_CHECKS
 from app.server.open_files import fit_to_open_files
 
-# Below this a busy gateway fills the disk within minutes of an outage of the database, in bytes.
+# With less space, in bytes, a busy gateway fills the disk within minutes of an outage of the database.
 _LEAST_FREE_BYTES = 1 << 30
 # In database_checks.py and setting_checks.py.
 _ELSEWHERE = {"database", "direct_database", "names"}
 
 
 def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
-    """Yields the results of the checks that gunicorn runs before the start, except those that have results elsewhere.
+    """Yields the results of gunicorn's checks before the start, except those reported elsewhere.
 
     Args:
-        mistaken: the names of settings that cannot be read. Problems that come from them are left out.
+        mistaken: the names of unreadable settings. Problems caused by them are left out.
     """
     for name, check in BOOT_CHECKS.items():
         if name in _ELSEWHERE:
@@ -36,10 +36,10 @@ def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
 
 
 def check_journal() -> Iterator[Result]:
-    """Yields whether JOURNAL_DIR has room, and whether it has records that PostgreSQL refused."""
+    """Reports whether JOURNAL_DIR has room, and whether it has records that PostgreSQL refused."""
     directory = get_settings().journal_dir
     if not directory.is_dir():
-        return  # `check_boot` has said why.
+        return  # `check_boot` has reported the reason.
     free = shutil.disk_usage(directory).free
     if free < _LEAST_FREE_BYTES:
         yield warn("journal", f"the disk of JOURNAL_DIR ({directory}) has {free >> 20} MB left. Make room, or move it.")
@@ -59,7 +59,7 @@ def check_journal() -> Iterator[Result]:
 
 
 def check_open_files() -> Iterator[Result]:
-    """Yields whether MAX_LIVE_REQUESTS fits into the limit on open files."""
+    """Reports whether MAX_LIVE_REQUESTS fits into the limit on open files."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     hard = sys.maxsize if hard == resource.RLIM_INFINITY else hard
     wanted = get_settings().max_live_requests
@@ -75,7 +75,7 @@ def check_open_files() -> Iterator[Result]:
 
 
 def check_cores() -> Iterator[Result]:
-    """Yields whether there are more workers than cores."""
+    """Reports whether there are more workers than cores."""
     workers, cores = get_settings().web_concurrency, len(os.sched_getaffinity(0))
     if workers > cores:
         yield warn("workers", f"WEB_CONCURRENCY is {workers} and there are {cores} cores. Set it to {cores}.")

@@ -54,7 +54,7 @@ def _ask(provider: Provider, client: UpstreamClient, name: str) -> Result:
 
 
 def _choose_model(provider: Provider, client: UpstreamClient) -> str | None:
-    """Returns the cheapest model for chats on the first page of the list, those without a price last."""
+    """Returns the cheapest chat model on the first page of the list; models without a price come last."""
     entries = [provider.normalize(raw) for raw in next(iter(provider.fetch_pages(client)), [])]
     chatting = [entry for entry in entries if entry["capabilities"]["chat"] is not False]
     return str(min(chatting, key=_get_price)["id"]) if chatting else None

@@ -15,7 +15,7 @@ from app.services.providers import PROVIDERS, Provider
 from app.upstream import UpstreamClient, get_tls_context
 
 _TIMEOUT_S = 10.0
-# A certificate that is renewed by itself is renewed about 30 days before its end.
+# Certificates with automatic renewal are renewed about 30 days before they expire.
 _SOON_DAYS = 14
 
 
@@ -23,7 +23,7 @@ def check_providers(mistaken: Collection[str]) -> Iterator[Result]:
     """Yields the results for each provider that has a key.
 
     Args:
-        mistaken: the names of settings that cannot be read; a provider whose address is one of them is left out.
+        mistaken: the names of unreadable settings; a provider whose address is among them is left out.
     """
     for provider in PROVIDERS.values():
         if _get_address_setting(provider) in mistaken:
@@ -78,7 +78,7 @@ def _find_certificate_problem(provider: Provider, url: SplitResult, connection: 
 
 
 def make_client(provider: Provider, key: str) -> UpstreamClient:
-    """Returns a client that uses one of the provider's keys, to be closed."""
+    """Returns a client with one of the provider's keys; the caller closes it."""
     settings = get_settings()
     return UpstreamClient(
         title=provider.title,
@@ -114,7 +114,7 @@ def _check_key(provider: Provider, key: str, number: int) -> Result:
 
 
 def _is_of_wrong_address(error: UpstreamError) -> bool:
-    """Returns whether something answered that is not the provider's API: with a page, or that it has no such path."""
+    """Returns whether the answer is not from the provider's API: a page, or a report that there is no such path."""
     if error.upstream_status is None:
         return type(error) is UpstreamError
     return 300 <= error.upstream_status < 400 or error.upstream_status in {404, 405, 410}

@@ -13,9 +13,9 @@ class Result(msgspec.Struct, frozen=True):
     """The result of a check.
 
     Attributes:
-        check: what was checked, such as `database`.
+        check: the subject, such as `database`.
         status: "ok"; "warn" if the gateway works all the same; or "fail".
-        text: what was found and, if something is wrong, what to do, in one sentence or two.
+        text: the finding and, if there is a problem, its remedy, in one or two sentences.
     """
 
     check: str
@@ -34,5 +34,5 @@ def warn(check: str, text: str) -> Result:
 
 
 def fail(check: str, text: str) -> Result:
-    """Returns the result of a check that found what must be corrected."""
+    """Returns the result of a check that found a problem to be corrected."""
     return Result(check, "fail", redact(text))

@@ -1,4 +1,4 @@
-"""Checks each setting by itself, so that all mistakes are named at once, and finds settings to check the rest with."""
+"""Checks each setting by itself, so that all mistakes are named at once, and prepares settings for the other checks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from app.doctor.results import Result, fail, ok, warn
 from app.logs import hide_secrets
 from app.runtime import get_settings, use_settings
 
-# Heroku ends an answer that sends nothing for this long, and kills a process this long after SIGTERM, in seconds.
+# Heroku ends an answer after this long a silence, and kills a process this long after SIGTERM, in seconds.
 _HEROKU_LIMIT_S = 30
-# gunicorn's own variable names what the gateway's configuration must decide.
+# gunicorn's own variable would override the gateway's configuration.
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
 
 
 def check_settings() -> Generator[Result, None, set[str]]:
-    """Yields the results, and makes the settings that are right those of this process.
+    """Yields the results, and makes the valid settings those of this process.
 
     Returns:
-        The names of those that cannot be read, or contradict others: they have their defaults here.
+        The names of settings that are unreadable or contradict others; here they have their defaults.
     """
     is_read = True
     try:
@@ -53,7 +53,7 @@ def check_settings() -> Generator[Result, None, set[str]]:
 
 
 def describe_heroku_limit() -> str:
-    """Returns what Heroku's router does to silent answers, and what to do about it."""
+    """Returns a description of Heroku's router for silent answers, and the remedy."""
     return (
         f"Heroku's router cuts answers that are silent for {_HEROKU_LIMIT_S} s. Let clients stream: the gateway"
         f" then sends something every {get_settings().stream_heartbeat_s:g} s (STREAM_HEARTBEAT)."
@@ -61,7 +61,7 @@ def describe_heroku_limit() -> str:
 
 
 def _load_leniently(values: dict[str, str]) -> tuple[Settings, list[str]]:
-    """Returns the settings, with defaults for wrong ones, and all mistakes; takes wrong ones out of `values`."""
+    """Returns the settings, with defaults for wrong ones, and all mistakes; removes wrong ones from `values`."""
     mistakes = []
     for row in fields(Settings):
         name = row.metadata["name"]
@@ -71,7 +71,7 @@ def _load_leniently(values: dict[str, str]) -> tuple[Settings, list[str]]:
     while True:
         try:
             return load_settings(values), mistakes
-        except SettingsError as error:  # Two that are right by themselves contradict each other.
+        except SettingsError as error:  # Two settings that are valid by themselves contradict each other.
             mistakes.append(str(error))
             for name in setting_names():
                 if name in str(error):
@@ -88,7 +88,7 @@ def _find_mistake(parse: object, name: str, text: str) -> str | None:
 
 
 def _check_names(values: dict[str, str]) -> Iterator[Result]:
-    """Warns of names that nearly are those of settings, in the files and in the environment."""
+    """Warns of near misses of setting names, in the files and in the environment."""
     for name, near in find_misspelt_names(values).items():
         yield warn("settings", f"{name} is not a setting, so it has no effect. Did you mean {near}?")
 

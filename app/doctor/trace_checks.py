@@ -1,4 +1,4 @@
-"""Checks the collector of traces: sends it a message without spans, which it accepts as it would others."""
+"""Checks the collector of traces: sends it a message without spans, which it accepts like any other."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.runtime import get_settings
 
 _TIMEOUT_S = 10.0
 _SETTING = "OTEL_EXPORTER_OTLP_ENDPOINT"
-# OpenTelemetry's own variable, for collectors that want a key.
+# OpenTelemetry's own variable, for collectors that require a key.
 _HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_HEADERS"
 
 
 def check_traces(mistaken: Collection[str]) -> Iterator[Result]:
-    """Yields whether the collector takes spans, if there is to be one. Without it the gateway works all the same.
+    """Reports whether the collector accepts spans, if one is configured. Without it the gateway works all the same.
 
     Args:
         mistaken: the names of settings that cannot be read.
@@ -50,7 +50,7 @@ def check_traces(mistaken: Collection[str]) -> Iterator[Result]:
 
 
 def _send_nothing(address: str) -> int:
-    """Returns the status for a message without spans; in the encoding of OTLP it has no bytes."""
+    """Returns the status for a message without spans, which has no bytes in OTLP's encoding."""
     url = urlsplit(address)
     given = dict(pair.split("=", 1) for pair in os.environ.get(_HEADERS_VARIABLE, "").split(",") if "=" in pair)
     headers = {unquote(name.strip()): unquote(value.strip()) for name, value in given.items()}

@@ -1,4 +1,4 @@
-"""Checks the gateway that runs at an address, and what the proxies before it do to requests, headers and streams."""
+"""Checks the gateway at an address, and the effects of the proxies before it on requests, headers and streams."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from app.upstream import get_tls_context
 from app.version import get_version
 
 _TIMEOUT_S = 20.0
-# The stream's events are 0.3 s apart; a proxy that passes them on keeps most of the time between first and last.
+# The stream's events are 0.3 s apart; behind a proxy that passes them on, first and last are at least this far apart.
 _LEAST_SPREAD_S = 0.9
-# What Heroku's routers write into the header via.
+# Values of the header via from Heroku's routers.
 _HEROKU_ROUTERS = ("vegur", "heroku")
 
 
 class _Stream(NamedTuple):
-    """The stream as it arrived, as far as it did.
+    """The stream as far as it arrived.
 
     Attributes:
-        coding: how it is compressed, as in "gzip"; "identity" if it is not.
-        times_s: when each piece came, on the monotonic clock.
-        text: what was received; "" if it is compressed in a form that was not asked for.
-        is_whole: whether it ended as streams do; of such a form, whether the transfer ended.
+        coding: its compression, as in "gzip"; "identity" without one.
+        times_s: the arrival times of the pieces, on the monotonic clock.
+        text: the received text; "" if it has a compression that was not requested.
+        is_whole: whether it ended like a stream; with such a compression, whether the transfer ended.
     """
 
     status: int
@@ -47,8 +47,8 @@ def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
     """Yields the results for a gateway.
 
     Args:
-        address: where clients reach it, such as https://gateway.example.com.
-        silence_s: how long proxies must wait for a silent answer, in whole seconds; None for a little more than the
+        address: the address for clients, such as https://gateway.example.com.
+        silence_s: how long proxies must wait for a silent answer, in whole seconds; None for slightly longer than the
             longest silence in a stream.
     """
     url = urlsplit(address if "://" in address else f"https://{address}")
@@ -65,12 +65,12 @@ def check_url(address: str, silence_s: int | None = None) -> Iterator[Result]:
             yield from results
         except (OSError, http.client.HTTPException, ValueError) as error:
             yield fail(name, f"{url.hostname} does not answer as a gateway ({error}). Look at the proxy and its log.")
-            if name == "url":  # Nothing answers, so neither would the others.
+            if name == "url":  # Nothing answers, so the others would not either.
                 return
 
 
 def open_connection(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.client.HTTPConnection:
-    """Returns a connection to the host of an address, which is made with its first request; to be closed."""
+    """Returns a connection to the host of an address, opened by its first request; the caller closes it."""
     assert url.hostname is not None
     if url.scheme == "https":
         return http.client.HTTPSConnection(url.hostname, url.port, timeout=timeout_s, context=get_tls_context())
@@ -90,7 +90,7 @@ def _check_answer(url: SplitResult) -> Iterator[Result]:
     yield answered
     if any(name in (response.getheader("via") or "") for name in _HEROKU_ROUTERS):
         yield warn("platform", describe_heroku_limit())
-    # What something else answered to /health says nothing of the gateway's headers.
+    # If something else answered /health, its headers tell nothing about the gateway.
     if answered.status != "fail" and response.getheader("x-request-id") is None:
         yield fail("headers", "the header x-request-id of the answer is gone. Let the proxy pass all headers on.")
     if url.scheme == "http" and not _is_local(str(url.hostname)):
@@ -171,12 +171,12 @@ def _check_stream(url: SplitResult, silence_s: int | None) -> Iterator[Result]:
 
 
 def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
-    """Has the gateway send nothing for a while, and sees whether a proxy ends the answer meanwhile."""
+    """Makes the gateway send nothing for a while, and checks whether a proxy ends the answer meanwhile."""
     heartbeat_s = get_settings().stream_heartbeat_s
     of_streams_s = math.ceil(heartbeat_s + 1)
     silence_s = of_streams_s if wanted_s is None else wanted_s
     seen = None
-    with suppress(OSError, http.client.HTTPException):  # If the proxy cuts the connection.
+    with suppress(OSError, http.client.HTTPException):  # The proxy may cut the connection.
         seen = _read_stream(url, key, silence_s)
     if seen is not None and seen.is_whole:
         return ok("silence", f"an answer that is silent for {silence_s} s passes; --silence checks a longer one")
@@ -189,7 +189,7 @@ def _check_silence(url: SplitResult, key: str, wanted_s: int | None) -> Result:
 
 
 def _check_forwarding(url: SplitResult, seen: _Stream) -> Iterator[Result]:
-    """Compares how the request was sent with what the first event says of it, if that has arrived."""
+    """Compares the sent request with the first event's report of it, if that has arrived."""
     first, end, _ = seen.text.partition("data: ")[2].partition("\n")
     if not end:
         return
@@ -211,7 +211,7 @@ def _read_stream(url: SplitResult, key: str, silence_s: int = 0) -> _Stream:
         connection.request("GET", _path(url, f"/api/diagnostics/stream?silence={silence_s}"), headers=headers)
         response = connection.getresponse()
         begun_s = time.monotonic()
-        with suppress(OSError, http.client.HTTPException):  # If the proxy breaks it off.
+        with suppress(OSError, http.client.HTTPException):  # The proxy may break it off.
             while piece := response.read1(65_536):
                 pieces.append(piece)
                 times_s.append(time.monotonic())

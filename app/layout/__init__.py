@@ -3,8 +3,8 @@ responses.
 
 rendering.py    templates → responses, with the headers that keep a page safe
 assets.py       the style sheet and the script, at addresses that change with their content
-navigation.py   the links that all pages have
-formats.py      numbers, times and money as people read them
+navigation.py   the links of all pages
+formats.py      numbers, times and money in readable form
 static/, templates/
 """
 

@@ -1,4 +1,4 @@
-"""`GET /assets/<digest>/<name>`: the style sheet and the script. A browser keeps them, since the digest is of them."""
+"""`GET /assets/<digest>/<name>`: the style sheet and the script. Browsers keep them, since the digest is their own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEADERS = {
 
 
 class _Asset(NamedTuple):
-    """A file: its address below the root, its type, and its content, as it is and compressed."""
+    """A file: its address below the root, its type, and its content, original and compressed."""
 
     path: str
     content_type: str
@@ -52,7 +52,7 @@ def get_asset_paths() -> dict[str, str]:
 
 @bp.get("/assets/<digest>/<name>")
 def show_asset(digest: str, name: str) -> Response:
-    """Returns a file; an old page may ask for the digest of an earlier version, and gets the present one."""
+    """Returns a file; an old page may request the digest of an earlier version, and gets the present one."""
     asset = _read_assets().get(name)
     if asset is None:
         raise NotFound(f"There is no file {name[:100]!r}. Reload the page that needs it.")

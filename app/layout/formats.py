@@ -1,4 +1,4 @@
-"""Numbers, times and money as people read them. Unknown values are a dash, never a zero."""
+"""Numbers, times and money in readable form. Unknown values are a dash, never a zero."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def format_count(value: int | None) -> str:
 
 
 def format_short(value: float | None) -> str:
-    """Returns a number in four characters or so, such as 1.2M."""
+    """Returns a number in about four characters, such as 1.2M."""
     if value is None:
         return UNKNOWN
     for size, letter in _SCALES:
-        # What would be rounded up to 1,000 of a letter is 1 of the next.
+        # A value that would be rounded up to 1,000 of a letter is 1 of the next.
         if abs(value) >= size * 0.9995:
             return _trim(float(value) / size) + letter
     return _trim(float(value))
@@ -37,7 +37,7 @@ def _trim(value: float) -> str:
 
 
 def format_usd(value: Decimal | float | None) -> str:
-    """Returns an amount with cents, or with three digits that say something where it is less than a dollar."""
+    """Returns an amount with cents or, below a dollar, with three significant digits."""
     if value is None:
         return UNKNOWN
     if value == 0:
@@ -64,7 +64,7 @@ def format_ms(value: float | None) -> str:
 
 
 def format_seconds(value: float | None) -> str:
-    """Returns a duration that is given in seconds."""
+    """Returns a duration given in seconds."""
     if value is None:
         return UNKNOWN
     if value >= 172_800:
@@ -92,11 +92,11 @@ def format_bytes(value: int | None) -> str:
 
 
 def format_time(value: datetime | None, form: str = "full") -> str | Markup:
-    """Returns a time in UTC as an element whose text the script rewrites in the zone of the browser.
+    """Returns a UTC time as an element; the script rewrites its text in the browser's time zone.
 
     Args:
         value: the time.
-        form: "full", "clock" for the time of the day alone, or "day" for a UTC day, which is never rewritten.
+        form: "full", "clock" for the time of day only, or "day" for a UTC day, which is never rewritten.
     """
     if value is None:
         return UNKNOWN
@@ -104,17 +104,17 @@ def format_time(value: datetime | None, form: str = "full") -> str | Markup:
     texts = {"full": f"{utc:%Y-%m-%d %H:%M:%S} UTC", "clock": f"{utc:%H:%M} UTC", "day": f"{utc:%b %d}"}
     moment = f"{utc:%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
     local = "" if form == "day" else f' data-local="{form}"'
-    # Nothing of it needs to be escaped, and a page has hundreds.
+    # No part of it needs escaping, and a page has hundreds of them.
     return Markup(f'<time datetime="{moment}" title="{texts["full"]}"{local}>{texts[form]}</time>')
 
 
 def format_day(value: date | None) -> str:
-    """Returns a day, which is one of UTC."""
+    """Returns a UTC day."""
     return UNKNOWN if value is None else value.isoformat()
 
 
 def shorten_model(id: str | None) -> str:
-    """Returns what people call a model: of an id with a long path its last part, such as of `accounts/a/models/m`."""
+    """Returns the usual name of a model: the last part of an id with a long path, such as `accounts/a/models/m`."""
     return UNKNOWN if not id else id.rpartition("/")[2] if id.count("/") > 2 else id
 
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Navigation(NamedTuple):
-    """A link of the navigation.
+    """A link in the navigation.
 
     Attributes:
-        path: where to, below the root of the gateway.
+        path: its target, below the root of the gateway.
         title: its text.
-        key: the letter that goes there after `g`.
-        is_operators: whether only operators may go there.
+        key: the letter that follows it after `g`.
+        is_operators: whether it is only for operators.
     """
 
     path: str

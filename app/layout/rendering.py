@@ -1,6 +1,6 @@
 """Templates → HTML responses. Every address in a page is relative, so the gateway may be served below any prefix.
 
-A proxy may strip the prefix without saying so, and nothing has to be configured: a page knows how deep its own path is,
+A proxy may strip the prefix without a trace, and nothing has to be configured: a page knows the depth of its own path,
 and the browser knows the rest.
 """
 
@@ -24,7 +24,7 @@ from app.runtime import get_settings
 from app.web import Response
 from app.yielding import PAUSE_S
 
-# No source but our own files, no inline script or style, and no page of others around ours.
+# No sources except our own files, no inline script or style, and no embedding in pages of others.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -36,15 +36,15 @@ PAGE_HEADERS = {
     "referrer-policy": "same-origin",
 }
 
-# The key with which `make run` has the gateway call the sandbox.
+# The key with which `make run` makes the gateway call the sandbox.
 _SANDBOX_KEY = "sandbox"
 
-# How long pages are rendered between two pauses.
+# How long pages are rendered between two pauses, in seconds.
 _SLICE_S = 0.001
 
 _DIRECTORIES = sorted(str(path) for path in (ROOT / "app").glob("*/templates"))
 
-# The first page of a worker compiles the templates with pauses, in which the next one waits for the same.
+# The first page of a worker compiles the templates, with pauses in which the next page waits for the same.
 _compiling = threading.Lock()
 
 
@@ -74,7 +74,7 @@ def _make_environment() -> jinja2.Environment:
 
 
 def get_root() -> str:
-    """Returns the way from the address of the current request up to the root of the gateway, such as `../`."""
+    """Returns the relative path from the current request's address up to the root of the gateway, such as `../`."""
     return "../" * (request.path.count("/") - 1) or "./"
 
 
@@ -82,10 +82,9 @@ def make_address(path: str, parameters: Mapping[str, Any], **others: Any) -> str
     """Returns a path with a query.
 
     Args:
-        path: below the root of the gateway.
-        parameters: of the query; those that are None or empty are left out, and a tuple is written with
-            commas.
-        others: further ones, which replace those of the same name.
+        path: the path below the root of the gateway.
+        parameters: the parameters of the query; None and empty ones are left out, and a tuple is written with commas.
+        others: further parameters, which replace those of the same name.
     """
     pairs = {name: value for name, value in (dict(parameters) | others).items() if value not in (None, "", ())}
     texts = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in pairs.items()}
@@ -99,8 +98,8 @@ def render_page(template: str, *, status: int = 200, headers: dict[str, str] | N
         template: the name of a file in a directory `templates` of a package.
         status: the status of the response.
         headers: further headers.
-        values: what the template uses. base.html reads `viewer`, the Key that is signed in, and `current`, the path of
-            the page in the navigation; each may be missing.
+        values: values for the template. base.html reads `viewer`, the signed-in Key, and `current`, the path of the
+            page in the navigation; each may be missing.
     """
     shared = {"root": get_root(), "assets": get_asset_paths(), "is_sandbox": _is_sandbox(), "navigation": NAVIGATION}
     html = _join_with_pauses(_get_environment().get_template(template).generate(shared | values))
@@ -113,11 +112,11 @@ def render_page(template: str, *, status: int = 200, headers: dict[str, str] | N
 
 
 def render_text(template: str, **values: Any) -> str:
-    """Returns a template as text, for a file: nothing of a request and no address of the gateway is in it.
+    """Returns a template as text for a file, without data of a request and without the gateway's address.
 
     Args:
         template: the name of a file in a directory `templates` of a package.
-        values: what it uses.
+        values: values for the template.
     """
     return _join_with_pauses(_get_environment().get_template(template).generate(values))
 
@@ -135,11 +134,11 @@ def _join_with_pauses(pieces: Iterable[str]) -> str:
 
 
 def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:
-    """Returns a redirect to a path below the root of the gateway, which the browser gets with GET."""
+    """Returns a redirect to a path below the root of the gateway, which the browser requests with GET."""
     location = get_root() + path
     return Response(b"", status=303, headers={"location": location, "cache-control": "no-store", **(headers or {})})
 
 
 def _is_sandbox() -> bool:
-    """Returns whether the providers are the sandbox of `make run`, which no real provider's key reaches."""
+    """Returns whether the providers are the sandbox of `make run`, to which no real provider's key is sent."""
     return any(_SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())

@@ -1,4 +1,4 @@
-"""The OpenAPI document: put together from the routes, the table of operations, and the Structs that it names."""
+"""The OpenAPI document: assembled from the routes, the table of operations, and the Structs in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.routes import BLUEPRINTS
 from app.runtime import get_settings
 from app.web import Access
 
-# The version of the API, which counts what callers must change.
+# The version of the API; it counts changes that callers must follow.
 API_VERSION = "1.0.0"
 
 _ACCESS: dict[str, Access] = {blueprint.name: access for blueprint, access in BLUEPRINTS}
@@ -48,7 +48,7 @@ _TAGS = {
 _BEARER: dict[str, list[str]] = {"bearer": []}
 _API_KEY: dict[str, list[str]] = {"apiKey": []}
 _ANTHROPIC = "/v1/messages"
-# Bodies are refused for their size, their coding, or the time that they take.
+# Bodies are refused for their size, their coding, or their transfer time.
 _OF_BODIES = (400, 408, 413, 415)
 _OF_INFERENCE = (402, 403, 404, 409, 422, 429, 500, 502, 503, 504)
 _WITH_ETAGS = {"catalog", "offers", "openapi"}
@@ -114,7 +114,7 @@ def make_document(app: Flask) -> dict[str, Any]:
 
 
 def to_template(rule: str) -> str:
-    """Returns a route's path as OpenAPI writes it: "/v1/models/{model_id}"."""
+    """Returns a route's path in OpenAPI's form: "/v1/models/{model_id}"."""
     return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
 
 
@@ -207,7 +207,7 @@ _INFERENCE_HEADERS = ("x-gateway-provider", "x-gateway-model", "x-gateway-droppe
 
 
 def _find_type(answer: Any) -> Any:
-    """Returns the type of an answer, which is that of a function's result if the answer is a function."""
+    """Returns the type of an answer; if the answer is a function, the type of its result."""
     return get_type_hints(answer)["return"] if isfunction(answer) else answer
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# Its classes are part of the tree only once it is imported.
+# Importing it adds its classes to the tree.
 import app.limit_errors  # noqa: F401
 from app.errors import ClientGone, GatewayError
 from app.openapi.schemas import describe
 
-# Statuses that no class has: they are chosen where errors are raised.
+# Statuses without a class of their own: they are chosen where errors are raised.
 _FURTHER = {
     414: ("invalid_request_error", "The request line has more than 4,094 bytes: shorten the URL."),
     422: (
@@ -36,10 +36,10 @@ def find_error_types() -> list[str]:
 
 
 def make_error_responses(names: dict[str, str]) -> dict[str, Any]:
-    """Returns the name of a response → the response, for each status of an error in each form.
+    """Returns response name → response, for each status of an error in each form.
 
     Args:
-        names: prefix of the name of a response → name of the schema of its body.
+        names: prefix of a response's name → name of the schema for its body.
     """
     texts: dict[int, list[str]] = {status: [f"`{kind}`: {text}"] for status, (kind, text) in _FURTHER.items()}
     for error in find_errors():
@@ -56,7 +56,7 @@ def make_error_responses(names: dict[str, str]) -> dict[str, Any]:
 
 
 def make_error_headers(status: int) -> dict[str, Any]:
-    """Returns the headers of the response to a request that failed with a status."""
+    """Returns the headers of the response to a request that failed with this status."""
     names = ["x-request-id"]
     if status in {402, 429, 503, 529}:
         names += ["retry-after", "x-should-retry"]

@@ -1,4 +1,4 @@
-"""Examples of requests and answers, as the gateway gave them in front of the sandbox."""
+"""Examples of requests and answers, as given by the gateway in front of the sandbox."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ EXAMPLES = Path(__file__).with_name("examples.json")
 
 
 def load_examples() -> dict[str, dict[str, Any]]:
-    """Returns the id of an operation → its example: `body`, `answer`, `events` or a media type, those that it has."""
+    """Returns operation id → its example: `body`, `answer`, `events` or a media type, as far as it has them."""
     examples: dict[str, dict[str, Any]] = msgspec.json.decode(EXAMPLES.read_bytes())
     return examples

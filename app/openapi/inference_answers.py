@@ -1,6 +1,6 @@
-"""Answers of inference endpoints: what the gateway makes sure of, and what clients use most.
+"""Answers of inference endpoints: the fields that the gateway guarantees, and those that clients use most.
 
-Answers of providers pass with all their fields.
+Providers' answers pass with all their fields.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of operations: for each route what it takes, and what it answers. The test compares it with the routes."""
+"""The table of operations: the parameters, bodies and answers of each route. The test compares it with the routes."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Operation(NamedTuple):
     Attributes:
         id: its name in generated clients.
         method, path: as in the route.
-        answer: the type of the answer, as JSON, or several of which it has one, or the function that returns what is
-            answered; TEXT if it is no JSON.
+        answer: the type of the JSON answer, or several of which it has one, or the function that returns the answer;
+            TEXT if it is not JSON.
         query: a Struct of its parameters.
         body: the type of its body.
-        status: that of a success.
+        status: the status of a success.
         errors: further statuses of errors; those of access, parameters and bodies are added.
-        events: what the answer is as a stream; None without streams.
+        events: the content of the answer as a stream; None without streams.
         others: further media types of the answer.
-        summary: what it does; None if the view's docstring says it.
+        summary: its purpose; None if the view's docstring has it.
     """
 
     id: str

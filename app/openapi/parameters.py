@@ -76,7 +76,7 @@ def make_parameters(operation: Operation, schemas: SchemaMaker) -> list[dict[str
 
 
 def _without_null(schema: Schema) -> Schema:
-    """Returns the schema without null, which a query cannot have; a time may be a day, too."""
+    """Returns the schema without null, which a query cannot have; a time may also be a day."""
     made = dict(schema)
     if isinstance(made.get("type"), list):
         (made["type"],) = [kind for kind in made["type"] if kind != "null"]

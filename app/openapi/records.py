@@ -1,4 +1,4 @@
-"""Records of requests, whose fields are the columns of the table activity."""
+"""Records of requests; their fields are the columns of the table activity."""
 
 from __future__ import annotations
 

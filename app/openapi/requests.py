@@ -1,4 +1,4 @@
-"""Bodies of inference requests: the fields that the gateway checks, and those that it passes on and clients use most.
+"""Bodies of inference requests: the fields that the gateway checks, and those passed on that clients use most.
 
 Each is a subclass of the body that the gateway validates, so types and ranges are declared once. Further fields of the
 provider pass.

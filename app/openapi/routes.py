@@ -1,6 +1,6 @@
 """`GET /openapi.json`: the API as a document, for people, generated clients and tests.
 
-It needs no key: it says what the README says, and programs that read it, such as Swagger UI in a browser, send none.
+It needs no key: it says no more than the README, and programs that read it, such as Swagger UI in a browser, send none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ bp = Blueprint("openapi", __name__)
 
 
 class _Document(Component):
-    """The document of this process, made at its first use."""
+    """The document of this process, created at its first use."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)

@@ -1,7 +1,7 @@
-"""JSON Schemas of Structs: their types, ranges and docstrings, as OpenAPI 3.1 has them.
+"""JSON Schemas of Structs: their types, ranges and docstrings, in the form of OpenAPI 3.1.
 
-msgspec's own generator is not used, because an answer always has the fields that have a default, its decimals are JSON
-numbers, and its times have an offset; in a request each of these is different.
+msgspec's own generator is not used, because in answers, fields with defaults are always present, decimals are JSON
+numbers, and times have an offset; in requests, each of these is different.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 Schema = dict[str, Any]
-# A request may leave out what has a default. An answer has every field, unless its type says that it may be unset.
+# A request may leave out fields with a default. An answer has every field, unless its type says that it may be unset.
 Direction = Literal["request", "answer"]
 
 _PLAIN: dict[type[inspect.Type], Schema] = {
@@ -44,7 +44,7 @@ class SchemaMaker:
     """Makes schemas, and collects those of the Structs that they refer to.
 
     Attributes:
-        components: the name of a Struct → its schema.
+        components: Struct name → its schema.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class SchemaMaker:
         return _make_bounded(kind) if made is None else made
 
     def _make_composite(self, kind: inspect.Type, direction: Direction) -> Schema | None:
-        """Returns the schema of a type that is made of others; None for any other type."""
+        """Returns the schema of a type that is composed of others; None for any other type."""
         if isinstance(kind, inspect.ListType | inspect.VarTupleType):
             items = self._make(kind.item_type, direction)
             return {"type": "array", "items": items, **_bound_length(kind, "Items")}
@@ -116,7 +116,7 @@ class SchemaMaker:
                 made["default"] = field.default
             text = texts.get(field.name)
             properties[field.encode_name] = made | ({"description": text} if text else {})
-            # What may be unset is not required, and has no default.
+            # A field that may be unset is not required, and has no default.
             has_default = (field.default, field.default_factory) != (msgspec.NODEFAULT, msgspec.NODEFAULT)
             if field.required or (has_default and direction == "answer"):
                 required.append(field.encode_name)
@@ -141,12 +141,12 @@ def _bound_length(kind: Any, suffix: str) -> Schema:
 
 
 def describe(subject: Any) -> str:
-    """Returns the first paragraph of a docstring, in the words of JSON."""
+    """Returns the first paragraph of a docstring, in JSON's words."""
     return _to_json_words((python_inspect.getdoc(subject) or "").partition("\n\n")[0])
 
 
 def describe_fields(kind: type) -> dict[str, str]:
-    """Returns the name of a field → what it is, from `Attributes:` in the docstrings of a Struct and of its bases."""
+    """Returns field name → description, from `Attributes:` in the docstrings of a Struct and its bases."""
     texts: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         _, _, section = python_inspect.cleandoc(each.__dict__.get("__doc__") or "").partition("Attributes:\n")

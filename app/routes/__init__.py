@@ -1,6 +1,6 @@
-"""The HTTP API as a table: every blueprint, what it serves, and whether it requires a gateway key.
+"""The HTTP API as a table: every blueprint, its paths, and whether it requires a gateway key.
 
-A route reads the request, calls a service and writes the response. Errors that it raises are sent in the format of
+A route reads the request, calls a service and writes the response. Its errors are sent in the format of
 `app/errors.py`.
 """
 

@@ -41,7 +41,7 @@ _HEADERS = {"cache-control": "no-store"}
 
 
 Status = Annotated[str, matching(STATUS_PATTERN, "must be a status such as 429, or a class of them such as 5xx")]
-# Bounds that no record is near.
+# Bounds far above any record.
 Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 Usd = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
@@ -187,7 +187,7 @@ def show_usage() -> Response:
 
 
 def _get_readable_key(asked: str | None) -> str | None:
-    """Returns the id of the key whose records the caller reads, or None for all keys.
+    """Returns the id of the key whose records the caller may read, or None for all keys.
 
     Raises:
         PermissionDenied: a caller who is not the operator asked for another key's records.

@@ -58,7 +58,7 @@ def delete_alias(name: str) -> Response:
 
 
 def _respond(view: AliasView, *, status: int = 200) -> Response:
-    # This worker knows the change at once, the others within seconds.
+    # This worker has the change at once, the others within seconds.
     get_component(Aliases).refresh()
     targets = [AliasTarget(target.name, target.weight) for target in view.targets]
     return respond("alias", view, status=status, warnings=warn_of_alias(view.name, targets))

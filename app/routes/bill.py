@@ -1,4 +1,4 @@
-"""`GET /api/bill/reconciliation`: what a provider billed, beside what the gateway recorded."""
+"""`GET /api/bill/reconciliation`: a provider's bill beside the gateway's records."""
 
 from __future__ import annotations
 

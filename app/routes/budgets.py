@@ -1,4 +1,4 @@
-"""`/api/budgets`, what is used of the budgets, and `/api/audit`, who changed what."""
+"""`/api/budgets`, the budgets with their use, and `/api/audit`, all changes and their authors."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ bp = Blueprint("catalog", __name__)
 GATEWAYS = (*PROVIDERS, ALL_GATEWAYS)
 UNKNOWN_GATEWAY = "Unknown gateway {value!r}. Use one of: {choices}."
 
-# A page is encoded without a pause. That takes 2 ms for this many; more would delay the worker's streams.
+# A page is encoded without a pause. That takes 2 ms for this many models; more would delay the worker's streams.
 MAX_PAGE_MODELS = 1_000
 
 
@@ -81,7 +81,7 @@ def get_model(model_id: str) -> Response:
 
 
 def read_providers(model_id: str) -> Sequence[Provider]:
-    """Returns the providers whose lists the request searches for `model_id`: that of `gateway`, or all configured.
+    """Returns the providers whose lists to search for `model_id`: that of `gateway`, or all configured ones.
 
     Raises:
         BadRequest: the id is too long, or the query is wrong.

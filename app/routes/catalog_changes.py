@@ -1,6 +1,6 @@
 """`GET /api/catalog/changes`: how the providers' lists of models and prices have changed, as JSON or as an Atom feed.
 
-It asks the database, so it needs a key unless PUBLIC_STATS is true, as statistics do.
+It queries the database, so it needs a key unless PUBLIC_STATS is true, like statistics.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`GET /api/diagnostics/stream`: a stream without a provider, which shows `bin/gateway doctor` what proxies do."""
+"""`GET /api/diagnostics/stream`: a stream without a provider; it shows `bin/gateway doctor` the effects of proxies."""
 
 from __future__ import annotations
 

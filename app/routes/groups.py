@@ -1,4 +1,4 @@
-"""`/api/groups`, whose holders share limits, and `/api/limits`, those of the whole gateway."""
+"""`/api/groups`, whose holders share limits, and `/api/limits`, the limits of the whole gateway."""
 
 from __future__ import annotations
 

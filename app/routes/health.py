@@ -1,6 +1,6 @@
 """`GET /health` and `GET /ready`: whether the process is alive, and whether it should receive requests.
 
-`/` and `/api/hello` are for clients that look, mostly with HEAD, whether somebody is there before they send a request.
+`/` and `/api/hello` are for clients that check, mostly with HEAD, whether a server is there before they send a request.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ bp = Blueprint("inference", __name__)
 
 STREAM_HEADERS = {
     "cache-control": "no-cache, no-transform",
-    # Without it nginx would buffer events.
+    # Without this header nginx would buffer events.
     "x-accel-buffering": "no",
 }
 
@@ -48,7 +48,7 @@ def make_view(endpoint: Endpoint) -> Callable[[], Response]:
         try:
             return _serve(endpoint)
         except TooManyRefusals as error:
-            use_request_id(error.request_id)  # Many requests share the one row, and its line in the log.
+            use_request_id(error.request_id)  # Many requests share this one row and its log line.
             raise
 
     return view
@@ -59,7 +59,7 @@ def _serve(endpoint: Endpoint) -> Response:
     assert key is not None
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
     is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
-    # The answer to a request that may be repeated is wanted even if its client leaves.
+    # If a request may be repeated, its answer is wanted even if the client leaves.
     client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
     is_dry_run = "HTTP_X_GATEWAY_DRY_RUN" in environ and _wants_dry_run(environ["HTTP_X_GATEWAY_DRY_RUN"])
@@ -86,7 +86,7 @@ def _serve(endpoint: Endpoint) -> Response:
     limited = exchange.limited
     if limited is not None and limited.headers:
         if "HTTP_ORIGIN" in environ:
-            response.add_headers(limited.headers)  # A browser is told the names of all headers.
+            response.add_headers(limited.headers)  # The CORS headers must list these names too.
         else:
             response.shared_headers = limited.headers
     return response
@@ -94,7 +94,7 @@ def _serve(endpoint: Endpoint) -> Response:
 
 def _can_keep(pipeline: Pipeline) -> bool:
     """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
-    # The dashboard sends no key, and answers are encrypted by the key.
+    # The dashboard sends no key, and answers are encrypted with the key.
     if pipeline.settings.idempotency_hours and get_authorization() is not None:
         return True
     get_state().ignored = "idempotency-key"
@@ -118,12 +118,12 @@ def _serve_once(pipeline: Pipeline, exchange: Exchange, read: Callable[[], bytes
 
 
 def _wants_dry_run(text: str) -> bool:
-    """Returns whether a request is to be described only.
+    """Returns whether a request is only to be described.
 
     Raises:
-        BadRequest: the header says neither; serving the request might cost what its caller did not mean to spend.
+        BadRequest: the header has another value; serving the request might cost more than the caller intended.
     """
-    if text not in {"0", "1"}:  # Also if it is empty, as where a shell's variable is not set.
+    if text not in {"0", "1"}:  # This includes an empty value, as from an unset shell variable.
         raise BadRequest(
             "`x-gateway-dry-run` must be 1, to see what would become of the request, or 0 or absent to serve it.",
             param="x-gateway-dry-run",
@@ -141,7 +141,7 @@ def _run_dry(exchange: Exchange, key: Key) -> Response:
 
 
 def _add_route(endpoint: Endpoint) -> None:
-    # Several endpoints may be served as one of the same name; Flask forbids dots in the name of a view.
+    # Several endpoints may be served by one of the same name; Flask forbids dots in view names.
     name = endpoint.path.replace("/", "_").replace(".", "_")
     bp.add_url_rule(endpoint.path, endpoint=name, view_func=make_view(endpoint), methods=["POST"])
     bp.record(lambda state: use_errors_below(state.app, endpoint.path, endpoint.errors))
@@ -156,14 +156,14 @@ def _get_header(environ: Mapping[str, Any], name: str) -> str | None:
 
 
 def _get_retry_count(environ: Mapping[str, Any]) -> int | None:
-    """Returns which retry of the OpenAI SDK this is, or None if the client does not say."""
+    """Returns the retry count that the OpenAI SDK sent, or None if the client sent none."""
     # Read from the environ, because werkzeug's headers take ten times as long.
     text = environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else None
 
 
 def _get_client_request_id(environ: Mapping[str, Any]) -> str | None:
-    """Returns the id that the client gave to this request, under which it may look for the record later."""
+    """Returns the id that the client gave to this request; it may look for the record by it later."""
     text = environ.get("HTTP_X_REQUEST_ID") or environ.get("HTTP_X_CLIENT_REQUEST_ID") or ""
     return text[:MAX_NAME_CHARACTERS] if text and text.isascii() and text.isprintable() else None
 
@@ -175,7 +175,7 @@ def read_body(max_bytes: int) -> bytes:
         BodyTooLarge: it has more than `max_bytes` bytes.
         BodyTooSlow: it took too long to arrive.
         BadRequest: its transfer coding or its content coding is broken, or it has too many small chunks.
-        UnsupportedCoding: it has a content coding that the gateway does not know.
+        UnsupportedCoding: it has a content coding unknown to the gateway.
         ClientGone: the client disconnected.
     """
     environ = get_environ()
@@ -188,7 +188,7 @@ def read_body(max_bytes: int) -> bytes:
         # gunicorn's own stream, which ends with the body. werkzeug would wrap it to find the end once more.
         content: bytes = environ["wsgi.input"].read(max_bytes + 1 if length is None else length)
     except GatewayError:
-        raise  # From the worker class, which bounds the time and the chunks of a body.
+        raise  # From the worker class, which limits the time and the chunks of a body.
     except OSError as error:
         raise ClientGone from error
     except Exception as error:  # gunicorn raises its own exceptions for broken chunked coding.
@@ -196,7 +196,7 @@ def read_body(max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise _make_too_large(max_bytes)
     if length is not None and len(content) < length:
-        raise ClientGone  # gunicorn returns what arrived before the connection ended.
+        raise ClientGone  # gunicorn returns the bytes that arrived before the connection ended.
     return decode_body(content, coding, max_bytes)
 
 

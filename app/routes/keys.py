@@ -33,7 +33,7 @@ bp = Blueprint("keys", __name__)
 MAX_PAGE_ROWS = 1_000
 DEFAULT_PAGE_ROWS = 100
 
-# What operators see changes at any time, and some of it is secret.
+# Operators' data changes at any time, and some of it is secret.
 HEADERS = {"cache-control": "no-store"}
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -77,17 +77,17 @@ def read_json(kind: type[Body]) -> Body:
     """Returns the body of this request as an instance of `kind`, and checks that there is no query.
 
     Raises:
-        BadRequest: the body is not as `kind` requires, or there is a query.
+        BadRequest: the body does not have the form of `kind`, or there is a query.
     """
     read_query(NoQuery)
     return decode_json(read_body(MAX_JSON_BYTES), kind)
 
 
 def read_changes(kind: type[Body]) -> Body:
-    """Returns the body of this request as `read_json` does.
+    """Returns the body of this request like `read_json`.
 
     Raises:
-        BadRequest: as `read_json`, or it changes nothing.
+        BadRequest: as for `read_json`, or it changes nothing.
     """
     changes = read_json(kind)
     if all(getattr(changes, name) is UNSET for name in kind.__struct_fields__):
@@ -100,20 +100,20 @@ def respond(kind: str, data: Any, *, status: int = 200, warnings: list[str] | No
     """Returns one object as JSON.
 
     Args:
-        kind: what it is, for the field `object`.
+        kind: the kind of object, for the field `object`.
         data: the object.
         status: the status of the response.
-        warnings: what may be a mistake in the request.
-        others: further fields beside `data`.
+        warnings: possible mistakes in the request.
+        others: further fields in addition to `data`.
     """
     body = {"object": kind, "data": data, **others} | ({"warnings": warnings} if warnings else {})
     return json_response(body, status=status, headers=HEADERS)
 
 
 def warn_of_patterns(patterns: tuple[str, ...] | UnsetType) -> list[str]:
-    """Returns a warning of those patterns that match no model; none if this process lacks the list of a provider.
+    """Returns a warning of the patterns that match no model; none if this process lacks the list of a provider.
 
-    It is called before a change, so that nothing can fail after it.
+    Called before a change, so that nothing can fail after it.
     """
     if not patterns or isinstance(patterns, UnsetType):
         return []

@@ -28,7 +28,7 @@ from app.web import Response, conditional_response, json_response, read_query
 
 bp = Blueprint("models", __name__)
 
-# As in Anthropic's API. Without `limit`, the list is whole, because OpenAI's SDKs ask for no second page.
+# As in Anthropic's API. Without `limit`, the list is whole, because OpenAI's SDKs request no second page.
 _MAX_LIMIT = 1_000
 
 
@@ -70,7 +70,7 @@ def retrieve_model(model_id: str) -> Response:
 
 
 def _find_own(model_id: str, allows: Allows | None) -> MergedModel | None:
-    """Returns the alias with this name, in lower case as the list has it; None if there is none.
+    """Returns the alias with this name, in lower case as in the list; None if there is none.
 
     Raises:
         PermissionDenied: the caller may use none of its targets.
@@ -91,6 +91,6 @@ def _find_own(model_id: str, allows: Allows | None) -> MergedModel | None:
 
 
 def _get_policy() -> Policy | None:
-    """Returns which models the key may use; None for all."""
+    """Returns the policy that limits the key's models; None for all models."""
     policy = get_component(KeySnapshot).policies.get(g.key.holder_id)
     return policy if policy is not None and policy.models else None

@@ -1,7 +1,7 @@
 """`GET /api/catalog/model/<id>/endpoints`: all providers that serve a model, with prices and measured quality.
 
-Measurements come from requests of all keys, so the path needs a key unless PUBLIC_STATS is true. It has no numbers of
-requests, which only the operator may see.
+Measurements come from requests of all keys, so the path needs a key unless PUBLIC_STATS is true. It contains no numbers
+of requests, which only the operator may see.
 """
 
 from __future__ import annotations

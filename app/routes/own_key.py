@@ -1,4 +1,4 @@
-"""`GET /v1/key`, also `/api/key`: what a key sees of itself."""
+"""`GET /v1/key`, also `/api/key`: a key's view of itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.web import Response, json_response
 
 bp = Blueprint("own_key", __name__)
 
-# It changes with every request, and is the key's alone.
+# It changes with every request, and only the key may see it.
 _HEADERS = {"cache-control": "no-store"}
 
 

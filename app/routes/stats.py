@@ -139,7 +139,7 @@ def _raise_if_contradictory(query: StatsQuery) -> None:
 
 
 def _choose_owned(query: StatsQuery) -> Owned | None:
-    """Returns the holder or the group whose requests are counted; None for others.
+    """Returns the holder or the group whose requests are counted; None for other statistics.
 
     Raises:
         AuthenticationFailed: the caller asks for the requests of a holder or a group and has no key.
@@ -178,7 +178,7 @@ def _choose_own_holder(query: StatsQuery) -> Owned:
 
 
 def _choose_split(query: StatsQuery, owned: Owned | None) -> Any:
-    """Returns what the statistics are split by; None for nothing.
+    """Returns the dimension of the split; None for no split.
 
     Raises:
         PermissionDenied: the caller is not the operator, and these are not the requests of their own holder.

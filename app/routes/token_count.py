@@ -16,5 +16,5 @@ bp = Blueprint("token_count", __name__)
 def count_tokens() -> Response:
     """Returns `{"input_tokens": n}` for a request in Anthropic's form."""
     response = json_response({"input_tokens": count_message_tokens(read_body(get_settings().max_body_bytes))})
-    response.headers["request-id"] = get_early_request_id()  # Where Anthropic's SDKs look for it.
+    response.headers["request-id"] = get_early_request_id()  # Anthropic's SDKs look for it in this header.
     return response

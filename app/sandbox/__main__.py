@@ -2,7 +2,7 @@
 
 import os
 
-# Read before the imports below: they take so long that the parent could die meanwhile.
+# Read before the imports below, which take so long that the parent could die meanwhile.
 _PARENT_PID = os.getppid()
 
 import argparse  # noqa: E402

@@ -1,8 +1,8 @@
-"""The models that misbehave on purpose: their names, what each does, and how a name is parsed.
+"""The models that misbehave on purpose: their names, their behaviours, and the parsing of a name.
 
 The last part of a model id decides: `accounts/fireworks/models/sandbox-429` and, at the other providers,
-`sandbox/sandbox-429` name the same behaviour, and an error has the body of the provider. A number at the end replaces
-the default: `sandbox-cut-after-7`, `sandbox-slow-first-token-0.5`.
+`sandbox/sandbox-429` name the same behaviour, and an error has the provider's body. A number at the end replaces the
+default: `sandbox-cut-after-7`, `sandbox-slow-first-token-0.5`.
 """
 
 import re
@@ -71,14 +71,14 @@ def parse_behaviour(model: str) -> Behaviour | None:
     if kind in _DEFAULTS:
         return Behaviour(kind, _DEFAULTS[kind])
     match = _NAME.fullmatch(name)
-    # A kind without a default takes no number: sandbox-503-2 is an unknown model.
+    # A behaviour without a default takes no number: sandbox-503-2 is an unknown model.
     if match is None or not _DEFAULTS.get(match["kind"]):
         return None
     return Behaviour(match["kind"], float(match["number"]))
 
 
 def get_behaviour_names() -> list[str]:
-    """Returns the model names of all behaviours, with a number if the name is not clear without one."""
+    """Returns the model names of all behaviours, with a number if the name is unclear without one."""
     return [
         f"sandbox-{row.kind}-3" if row.kind.endswith("-after") and row.unit == "events" else f"sandbox-{row.kind}"
         for row in _ROWS
@@ -86,6 +86,6 @@ def get_behaviour_names() -> list[str]:
 
 
 def describe_behaviours() -> dict[str, str]:
-    """Returns model name → what the model does, as GET / shows it."""
+    """Returns model name → its behaviour, in the words of GET /."""
     numbers = [f" (default {row.default:g} {row.unit})" if row.unit else "" for row in _ROWS]
     return {name: row.text + number for name, row, number in zip(get_behaviour_names(), _ROWS, numbers, strict=True)}

@@ -1,6 +1,6 @@
-"""The books of the sandbox: what it served as Fireworks, by UTC day and model, and what its bill says of that.
+"""The books of the sandbox: its served use as Fireworks, by UTC day and model, and the resulting bill.
 
-The bill is the books with gaps that somebody planted, so that a reconciliation has something to find:
+The bill is the books with planted gaps, so that a reconciliation has something to find:
 
     {"gap": "missing_day", "day": "2026-11-03"}                     the bill lacks a day
     {"gap": "missing_model", "model": "accounts/…"}                 or a model
@@ -31,15 +31,15 @@ class Entry:
     completion_tokens: int
     usd: Decimal
     tag: str = ""
-    """The project that the header Fireworks-Annotations named."""
+    """The project in the header Fireworks-Annotations."""
     unsent_tokens: int = 0
-    """The parts of the answers that their clients did not wait for."""
+    """The parts of answers that clients did not wait for."""
     unsent_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True)
 class Billed:
-    """One model on one day, with one tag, as the bill has it."""
+    """The billed figures of one model on one day, with one tag."""
 
     day: date
     model: str
@@ -61,7 +61,7 @@ class Billed:
 
 @dataclass
 class Booking:
-    """A request that is being answered, and what its whole response costs."""
+    """A request that is being answered, and the cost of its whole response."""
 
     books: "Books"
     model: str
@@ -72,7 +72,7 @@ class Booking:
     completion_tokens: int
 
     def close(self, sent_tokens: int, *, is_finished: bool) -> None:
-        """Books the request: all of a finished answer, else what was sent of it."""
+        """Books the request: the whole answer if it is finished, else the part that was sent."""
         completion = self.completion_tokens if is_finished else sent_tokens
         unsent = max(self.completion_tokens - completion, 0)
         uncached, cached, output = self.prices
@@ -93,7 +93,7 @@ class Booking:
 
 @dataclass
 class Books:
-    """Everything that was served and booked, and the gaps of the bill."""
+    """All booked use, and the gaps of the bill."""
 
     entries: dict[tuple[date, str, str], Entry] = field(default_factory=dict)
     """By day, model and tag, so that they do not grow with the requests."""
@@ -106,24 +106,24 @@ class Books:
 
         Args:
             model: the model that answers.
-            asked: the name that was asked for, which may be a router with a price of its own.
+            asked: the requested name, which may be a router with its own price.
             tier: the `service_tier` of the request.
-            tag: what its annotations say of the project.
+            tag: the project in its annotations.
             prompt, cached, completion: the tokens of the whole response.
         """
         return Booking(self, model, get_token_prices(model, asked, tier), tag, prompt, cached, completion)
 
     def add(self, entry: Entry) -> None:
-        """Adds what was served to what was served before of the same model with the same tag on the same day."""
+        """Adds use to the earlier use of the same model with the same tag on the same day."""
         key = entry.day, entry.model, entry.tag
         known = self.entries.get(key)
         self.entries[key] = entry if known is None else _add(known, entry)
 
     def change(self, body: bytes) -> dict[str, Any]:
-        """Does what a JSON object says, and returns the books.
+        """Applies the changes in a JSON object, and returns the books.
 
         `clear`: true empties them. `add`: a list of entries with day, model, prompt_tokens, completion_tokens, and
-        perhaps cached_tokens and tag. `gaps`: a list of gaps, in place of those before.
+        optionally cached_tokens and tag. `gaps`: a list of gaps, which replaces the earlier one.
 
         Raises:
             ValueError, KeyError, TypeError: it is malformed.
@@ -137,7 +137,7 @@ class Books:
         return self.describe()
 
     def describe(self) -> dict[str, Any]:
-        """Returns the books, without the gaps, and the gaps, as JSON has them."""
+        """Returns the books, without the gaps, and the gaps, as JSON values."""
         shown = [vars(self.entries[key]) for key in sorted(self.entries)]
         texts = [{**each, "day": str(each["day"]), "usd": format(each["usd"], "f")} for each in shown]
         return {

@@ -61,7 +61,7 @@ def _make_choices(call: Call, model: ChatModel, turn: Turn | None) -> list[Choic
 
 
 def _make_explained_failure(provider: Provider, text: str) -> Failure:
-    """Returns a 400 that says what is wrong, also for providers that never do: this is about the sandbox itself."""
+    """Returns a 400 that explains the problem, even for providers that never do: this is about the sandbox itself."""
     if provider.validates:
         return make_server_failure(400, text)
     return provider.get_failure("400").with_message(text)

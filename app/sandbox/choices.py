@@ -1,7 +1,7 @@
-"""The choices of a completion: text, reasoning, tool calls and JSON, made from the request by fixed rules.
+"""The choices of a completion: text, reasoning, tool calls and JSON, derived from the request by fixed rules.
 
-The same request always gives the same text. A script in the prompt dictates it (`scripts`), and a prompt that asks for
-`N words` gets N tokens, so that a client can be tried with long responses.
+The same request always gives the same text. A script in the prompt can dictate it (`scripts`), and a prompt that asks
+for `N words` gets N tokens, so that clients can be tested with long responses.
 """
 
 import json
@@ -45,13 +45,13 @@ class Choice:
 
     @property
     def tokens(self) -> int:
-        """How many completion tokens it has, reasoning and arguments included."""
+        """The number of its completion tokens, including reasoning and arguments."""
         calls = sum(len(call.arguments) for call in self.tool_calls)
         return len(self.reasoning) + len(self.content or ()) + calls
 
 
 def make_choices(model: ChatModel, body: dict[str, Any], turn: Turn | None = None) -> list[Choice]:
-    """Returns the `n` choices for a valid request, all of them what a script dictates if there is one.
+    """Returns the `n` choices for a valid request; if a script dictates an answer, all of them are that answer.
 
     Raises:
         UnsupportedSchema: no value can be made for a schema of the request.
@@ -203,7 +203,7 @@ def _stop_at(text: str, stop: str | list[str] | None) -> str:
 def _cut(choice: Choice, limit: int) -> Choice:
     """Shortens a choice to `limit` tokens: the reasoning comes first, then the text, then the calls.
 
-    A call for which no token is left is left out, since a model that has run out begins no further one.
+    A call without any token left is omitted, since a model that has run out begins no further call.
     """
     if choice.tokens <= limit:
         return choice

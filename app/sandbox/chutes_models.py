@@ -1,4 +1,4 @@
-"""Chutes' model list, as the sandbox has it: 16 entries, one without a slash, some with gaps."""
+"""Chutes' model list in the sandbox: 16 entries, one without a slash, some with gaps."""
 
 import uuid
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class _Row:
     reasons: bool = False
     vision: bool = False
     quantization: str | None = None
-    """By default what its engine runs."""
+    """By default that of its engine."""
     gaps: bool = False
     """The real list has entries without context_length, modalities, features and coin prices."""
 
@@ -42,7 +42,7 @@ _ROWS = (
     _Row("NorthwindLM/Otter-Air", "sglang", 0.15, 0.6, 131_072, 131_072, gaps=True),
     _Row("quietriver/Ibex-K2-TEE", "sglang", 0.5, 2.0, 262_144, 262_144, reasons=True),
     _Row("quietriver/Ibex-24B", "vllm", 0.05, 0.15, 131_072, 131_072),
-    # Models that other providers list, too.
+    # Models that other providers also list.
     _Row("zai-org/GLM-5.3-Flash-TEE", "sglang", 0.1, 0.4, 202_752, 202_752),
     _Row("moonshotai/Kimi-K2.6-TEE", "sglang", 0.5, 2.0, 262_144, 262_144, quantization="int4"),
 )

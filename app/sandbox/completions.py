@@ -11,7 +11,7 @@ from app.sandbox.providers import Provider
 from app.sandbox.tokens import count_cached_tokens, count_prompt_tokens
 from app.sandbox.web import Headers
 
-_GENERATED_LIMIT = 216_000  # Tokens; seen at a real account.
+_GENERATED_LIMIT = 216_000  # Tokens; as observed with a real account.
 # The logprob of every sandbox token. Any constant would do; this one is a probability of one half.
 _LOGPROB = -0.6931472
 # USD per million tokens, for DeepInfra's `estimated_cost`; a test can recompute it.
@@ -44,14 +44,14 @@ class Chat:
 
     @property
     def completion_tokens(self) -> int:
-        """The completion tokens of all choices together, as the usage shows them."""
+        """The completion tokens of all choices together, as in the usage."""
         return self.scripted_usage.get("completion_tokens", self.sent_tokens)
 
     def make_usage(self, completion_tokens: int | None = None) -> dict[str, Any]:
         """Returns the usage object.
 
         Args:
-            completion_tokens: how many have been sent; None for all of them.
+            completion_tokens: the number sent so far; None for all of them.
         """
         completion = self.completion_tokens if completion_tokens is None else completion_tokens
         usage: dict[str, Any] = {
@@ -121,7 +121,7 @@ def make_logprobs(body: dict[str, Any], tokens: list[str], offset: int = 0) -> d
     Args:
         body: the request.
         tokens: consecutive tokens of the text.
-        offset: where the first of them starts in the text, in characters.
+        offset: the position of the first token in the text, in characters.
     """
     offsets = [offset + len("".join(tokens[:index])) for index in range(len(tokens))]
     if body["logprobs"] is not True:
@@ -153,7 +153,7 @@ def _make_token_id(token: str) -> int:
 
 
 def make_headers(chat: Chat, first_s: float, total_s: float | None, request_id: str) -> Headers:
-    """Returns the headers of a 200; for a stream `total_s` is None, because its duration is not known yet."""
+    """Returns the headers of a 200; for a stream `total_s` is None, because its duration is not yet known."""
     if chat.provider.name != "fireworks":
         return (("x-request-id", request_id), *chat.provider.headers)
     known = [

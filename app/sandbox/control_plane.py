@@ -1,6 +1,6 @@
-"""Fireworks' control plane, as far as a bill needs it: the account of a key, tokens by day, and rated dollars.
+"""The part of Fireworks' control plane that a bill needs: the account of a key, tokens by day, and rated dollars.
 
-Every key is an administrator's, except those that begin with `member`, which may not read what the account pays.
+Every key is an administrator's, except those that begin with `member`, which may not read the account's costs.
 """
 
 import json
@@ -20,20 +20,20 @@ USAGE_PATH = f"/v1/{ACCOUNT}/billingUsage"
 COSTS_PATH = f"/v1/{ACCOUNT}/usageCosts:query"
 
 _LONGEST = timedelta(days=31)
-# So few that a month of a few models has several pages.
+# Few enough that a month of a few models has several pages.
 _PAGE_ROWS = 50
 _GROUPS = {"model_name": "model", "annotations.project": "tag"}
 
 
 def list_accounts(request: Request) -> Response:
-    """Answers which account the key belongs to."""
+    """Returns the account of the key."""
     FIREWORKS.raise_if_key_refused(request)
     account = {"name": ACCOUNT, "displayName": "Sandbox", "accountType": "ENTERPRISE"}
     return make_json_response(200, {"accounts": [account], "nextPageToken": "", "totalSize": 1})
 
 
 def show_usage(state: State, request: Request) -> Response:
-    """Answers the tokens of each day, by model or by annotation."""
+    """Returns the tokens of each day, by model or by annotation."""
     FIREWORKS.raise_if_key_refused(request)
     query = request.query
     group_by = query.get("groupBy", "")
@@ -50,7 +50,7 @@ def show_usage(state: State, request: Request) -> Response:
 
 
 def query_costs(state: State, request: Request) -> Response:
-    """Answers what each model cost on each day, page by page."""
+    """Returns the cost of each model on each day, page by page."""
     FIREWORKS.raise_if_key_refused(request)
     try:
         body = json.loads(request.body)
@@ -79,7 +79,7 @@ def query_costs(state: State, request: Request) -> Response:
 
 
 def change_books(state: State, request: Request) -> Response:
-    """Shows the books, after what a POST says was done to them."""
+    """Shows the books, after the changes in a POST."""
     if request.method != "POST":
         return make_json_response(200, state.books.describe())
     try:

@@ -1,4 +1,4 @@
-"""DeepInfra's model list, as the sandbox has it: 193 entries, 50 of them with `metadata: null`."""
+"""DeepInfra's model list in the sandbox: 193 entries, 50 of them with `metadata: null`."""
 
 from functools import cache
 from itertools import product
@@ -38,7 +38,7 @@ def _make_chat_entry(index: int, owner: str, family: str, size: tuple[str, float
 
 
 def _make_shared() -> list[dict[str, Any]]:
-    """Returns models that other providers list, too, one of them in a quantisation of its own as well."""
+    """Returns models that other providers also list, one of them in a separate quantisation too."""
     return [
         _make_entry("zai-org/GLM-5.3-Flash", 202_752, {"input_tokens": 0.14, "output_tokens": 0.45}, ["chat"]),
         _make_entry("zai-org/GLM-5.3-Flash-Turbo", 202_752, {"input_tokens": 0.1, "output_tokens": 0.3}, ["chat"]),
@@ -60,7 +60,7 @@ def _make_others() -> list[dict[str, Any]]:
 
 
 def _make_bare() -> list[dict[str, Any]]:
-    """Returns old entries about which the list says nothing."""
+    """Returns old entries for which the list has no information."""
     names = (f"{owner}/{family}-{number}-legacy" for owner, family, number in product(_OWNERS, _FAMILIES, "12"))
     return [_make_entry(name, 0, {}, None) for name in names]
 

@@ -12,7 +12,7 @@ from app.sandbox.validation import EXTRA
 from app.sandbox.vectors import encode_base64, make_vector
 from app.sandbox.web import Request, Response
 
-# Fireworks' older models, which its list does not contain, and how long their vectors are.
+# Fireworks' older models, which are not in its list, and the lengths of their vectors.
 _UNLISTED = {
     "BAAI/bge-base-en-v1.5": 768,
     "BAAI/bge-small-en-v1.5": 384,
@@ -22,7 +22,7 @@ _UNLISTED = {
     "thenlper/gte-base": 768,
     "thenlper/gte-large": 1024,
 }
-_LENGTH = 1024  # Of all other models, except Qwen's.
+_LENGTH = 1024  # For all other models, except Qwen's.
 _QWEN_LENGTH = 4096
 _FIELDS = {
     "model", "input", "encoding_format", "dimensions", "prompt_template", "normalize", "return_logits", "input_type",
@@ -72,7 +72,7 @@ def _raise_if_extra(body: dict[str, Any]) -> None:
 
 
 def _read_texts(provider: Provider, body: dict[str, Any]) -> list[str]:
-    """Returns the inputs as texts: ids of tokens become `<17>`, objects fill the template."""
+    """Returns the inputs as texts: token ids become `<17>`, objects fill the template."""
     value = body.get("input")
     items = value if isinstance(value, list) and value and not isinstance(value[0], int) else [value]
     template = str(body.get("prompt_template") or "")
@@ -112,7 +112,7 @@ def _make_response(provider: Provider, model: _Model, body: dict[str, Any], text
     vectors = [make_vector(model.id, text, length) for text in texts]
     if provider.estimates_cost and wanted and wanted > length:
         vectors = [vector + [0.0] * (wanted - length) for vector in vectors]
-    # Featherless sends numbers whatever was asked for.
+    # Featherless always sends numbers, whatever was requested.
     in_base64 = body.get("encoding_format") == "base64" and provider.name != "featherless"
     tokens = sum(map(count_tokens, texts))
     return {

@@ -1,4 +1,4 @@
-"""The chunks of a streamed completion, in the shapes and the order in which the providers send them.
+"""The chunks of a streamed completion, in the forms and the order of the providers.
 
 Order: a role chunk for each choice, the reasoning, the text or the tool calls (choices take turns), a finish chunk for
 each choice, sometimes a chunk with only the usage, `[DONE]`.
@@ -21,7 +21,7 @@ class Event:
 
     payload: bytes
     tokens: int = 0
-    """How many completion tokens it has."""
+    """The number of its completion tokens."""
     wait_s: float = 0.0
     """The pause before it is sent."""
     then: Literal["", "cut", "reset", "stall"] = ""
@@ -68,7 +68,7 @@ def _make_chunks(chat: Chat) -> Iterator[_Chunk]:
         yield _Chunk({"choices": [role]}, 0, "role")
     running = [_make_choice_chunks(chat, choice) for choice in chat.choices]
     while running:
-        # Each pass takes one chunk of every choice that still has some.
+        # Each pass takes one chunk of every choice that has any left.
         for chunks in list(running):
             chunk = next(chunks, None)
             if chunk is None:
@@ -95,7 +95,7 @@ def _add_usage(chat: Chat, chunk: _Chunk) -> None:
 def _make_metrics(chat: Chat) -> dict[str, Any]:
     if not chat.body.get("perf_metrics_in_response"):
         return {}
-    # The durations of a stream are not measured: clients are tested for finding the object, not for its values.
+    # A stream's durations are not measured: clients are tested for finding the object, not for its values.
     return {"perf_metrics": chat.make_perf_metrics(0.05, 0.5)}
 
 
@@ -114,7 +114,7 @@ def _make_choice_chunks(chat: Chat, choice: Choice) -> Iterator[_Chunk]:
 
 
 def _order(chat: Chat, fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns a choice with its keys in the order that providers use; Fireworks adds a null `raw_output`."""
+    """Returns a choice with its keys in the order of the providers; Fireworks adds a null `raw_output`."""
     names = ("index", "delta", "logprobs", "finish_reason")
     ordered = {name: fields[name] for name in names if name in fields}
     return ordered | ({"raw_output": None} if chat.provider.name == "fireworks" else {})

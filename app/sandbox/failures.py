@@ -1,6 +1,6 @@
-"""The error bodies of the four providers, in the shapes that they really send.
+"""The error bodies of the four providers, in their real forms.
 
-Fireworks has two: that of the front gateway (with `param` and `request_id`) and that of the model server (with
+Fireworks has two forms: that of the front gateway (with `param` and `request_id`) and that of the model server (with
 `object`); its edge sends HTML. A `request_id` is filled in when the response is made.
 """
 
@@ -28,7 +28,7 @@ class Failure:
         return replace(self, body={"detail": message} if isinstance(body, dict) else message)
 
     def to_response(self, request: Request) -> Response:
-        """Returns the response, with the id of the request if the shape has one."""
+        """Returns the response, with the id of the request if the form has one."""
         headers = (("x-request-id", request.get_header("x-request-id") or request.id_hex), *self.headers)
         if isinstance(self.body, str):
             kind = "text/html" if self.body.startswith("<") else "text/plain"
@@ -89,7 +89,7 @@ _HTML_502 = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>"
     "</center>\r\n<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n"
 )
-# A real 429 had these and no retry-after: the limit of generated tokens had just been lowered.
+# A real 429 had these and no retry-after: the limit on generated tokens had just been lowered.
 _LIMIT_HEADERS: Headers = (
     ("x-ratelimit-limit-tokens-prompt", "21600000"),
     ("x-ratelimit-remaining-tokens-prompt", "21590112"),

@@ -19,7 +19,7 @@ _GARBAGE = (
 
 
 def apply_to_stream(behaviour: Behaviour, events: Iterator[Event], error: bytes) -> Iterator[Event]:
-    """Returns the events of a stream that the behaviour sends; `error` is the error event of the provider."""
+    """Returns the events that the behaviour sends for a stream; `error` is the provider's error event."""
     if behaviour.kind == "error-event":
         return chain(_end_early(events, behaviour.number), [Event(error)])
     fault = _STREAM_FAULTS.get(behaviour.kind)

@@ -1,4 +1,4 @@
-"""Featherless' model list, as the sandbox has it: some 22,000 generated entries, whole or in pages.
+"""Featherless' model list in the sandbox: some 22,000 generated entries, whole or in pages.
 
 It has the faults of the real list: pages overlap, `total_items` is about twice the number of models, and a page past
 the end is an empty list.
@@ -12,10 +12,10 @@ from app.sandbox.models import ChatModel
 from app.sandbox.web import dump_json
 
 _MIN_PAGE, _MAX_PAGE = 100, 1000
-# A model that other providers list, too: the last entry, with the size that decides its price.
+# A model that other providers also list: the last entry, with the size that decides its price.
 _SHARED, _SHARED_SIZE = "zai-org/GLM-5.3-Flash", 5
 
-# Entries of one page that the next one repeats.
+# The number of a page's entries that the next page repeats.
 _OVERLAP = 2
 # The real list reported 43 to 49 thousand when there were 22 thousand models.
 _OVERCOUNT = 2.1
@@ -87,7 +87,7 @@ def _make_page(entries: list[dict[str, Any]], page: int, per_page: int) -> dict[
 
 @cache
 def _make_entries(count: int) -> list[dict[str, Any]]:
-    """Returns `count` entries; when all combinations of names are used up, the series number rises."""
+    """Returns `count` entries; when all combinations of names are used up, the series number increases."""
     if not count:
         return []
     series = range(1, count // (len(_OWNERS) * len(_FAMILIES) * len(_SIZES) * len(_SUFFIXES)) + 2)
@@ -159,7 +159,7 @@ def find_featherless_model(count: int, name: str) -> ChatModel | None:
 
 
 def get_featherless_entry(count: int, name: str) -> dict[str, Any] | None:
-    """Returns one entry of the list, as GET /models/<owner>/<name> shows it."""
+    """Returns one entry of the list, in the form of GET /models/<owner>/<name>."""
     return _get_by_id(count).get(name)
 
 

@@ -1,7 +1,7 @@
-"""Fireworks' two lists, as the sandbox has them: /models without prices, /v1/serverless/models with them.
+"""Fireworks' two lists in the sandbox: /models without prices, /v1/serverless/models with them.
 
-Ids, windows and prices are those of late 2026. The embedding models claim `supports_chat`, one model has
-no context_length, and `accounts/fireworks/models/sandbox-…` are the models that misbehave.
+Ids, windows and prices are those of late 2026. The embedding models claim `supports_chat`, one model has no
+context_length, and `accounts/fireworks/models/sandbox-…` are the models that misbehave.
 """
 
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ _ROWS = (
     _Row("gpt-oss-20b", 131_072, (0.07, 0.035, 0.3)),
     _Row("llama-v3p1-8b-instruct", 131_072, (0.2, 0.1, 0.2)),
     _Row("llama-v3p3-70b-instruct", 131_072, (0.9, 0.45, 0.9)),
-    # A pair in which one id is nearly the other: a prefix or "closest name" look-up must not mix them up.
+    # A pair in which one id is nearly the other: a prefix or "closest name" lookup must not confuse them.
     _Row("llama-v3p2-90b-instruct", 131_072, (0.9, 0.45, 0.9)),
     _Row("llama-v3p2-90b-vision-instruct", 131_072, (0.9, 0.45, 0.9), vision=True, tools=False),
     _Row("support-bot-v2", 131_072, kind="HF_PEFT_ADDON", account="sandbox"),
@@ -72,7 +72,7 @@ _LATEST = {
     "qwen-max-latest": "qwen3p8-max",
     "deepseek-flash-latest": "deepseek-v4p1-flash",
 }
-# The first family that a slug starts with decides where its streams have their usage.
+# The first family that a slug starts with determines the position of the usage in its streams.
 _USAGE: tuple[tuple[str, UsagePlacement], ...] = (
     ("deepseek-v4", "finish"),
     ("llama", "finish"),
@@ -98,7 +98,7 @@ def _make_entry(row: _Row, day: int) -> dict[str, Any]:
         "owned_by": "sandbox",
         "created": _CREATED + day * _DAY_S,
         "kind": row.kind,
-        # True for embedders and rerankers as well: the real list has the same bug.
+        # Also true for embedders and rerankers: the real list has the same bug.
         "supports_chat": row.kind != "FLUMINA_BASE_MODEL",
         "supports_tools": row.tools,
     }
@@ -148,11 +148,11 @@ def _make_price_row(row: _Row, mode: str, prices: Prices, extra: dict[str, Any])
 
 @lru_cache(maxsize=256)
 def get_token_prices(model: str, asked: str, tier: str | None) -> tuple[Decimal, Decimal, Decimal]:
-    """Returns what a model costs, in USD per token: input, cached input, output; zeros for one without a price.
+    """Returns a model's prices in USD per token: input, cached input, output; zeros for one without a price.
 
     Args:
         model: its id.
-        asked: the name in the request; a router for the fast mode has a price of its own.
+        asked: the name in the request; a router for the fast mode has its own price.
         tier: the `service_tier` of the request.
     """
     row = next((each for each in _ROWS if each.id == model), None)

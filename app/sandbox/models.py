@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-# Where a stream has its usage. finish: always in the finish chunk. separate: in a chunk of its own, if asked for.
-# finish-if-asked: in the finish chunk, if asked for. every: in each chunk, and in one of its own at the end.
+# The position of the usage in a stream. finish: always in the finish chunk. separate: in a chunk of its own, if
+# requested. finish-if-asked: in the finish chunk, if requested. every: in each chunk, and in one of its own at the end.
 UsagePlacement = Literal["finish", "separate", "finish-if-asked", "every"]
 
 
 @dataclass(frozen=True)
 class ChatModel:
-    """One model, with the traits that change the shape of its completions."""
+    """One model, with the traits that change the form of its completions."""
 
     id: str
     context_length: int | None = None

@@ -37,14 +37,14 @@ class Provider:
     """Returns the body of GET /models for a query; None if the query is invalid."""
     find_model: Callable[[Options, str], ChatModel | None]
     stream_error: bytes
-    """The bytes that are sent for a failure in the middle of a stream, line ends included."""
+    """The bytes sent for a failure in the middle of a stream, including line ends."""
     models_need_key: bool = False
     refuses_agents: bool = False
     validates: bool = False
     reasoning_key: str = "reasoning_content"
     estimates_cost: bool = False
     keeps_books: bool = False
-    """It says later what it billed, and so has to remember."""
+    """It publishes a bill later, so it has to remember its use."""
     embeds: bool = True
     """It serves /embeddings below its base URL."""
     gives_logprobs: bool = True
@@ -53,7 +53,7 @@ class Provider:
     headers: Headers = ()
 
     def get_failure(self, kind: str) -> Failure:
-        """Returns the failure of a kind, such as `401` or `502-html`, as this provider sends it.
+        """Returns this provider's form of a failure, such as `401` or `502-html`.
 
         Failures that only Fireworks is known to send are the same at all providers.
         """
@@ -122,7 +122,7 @@ CHUTES = Provider(
     # Chutes sends this line bare, without `data:`.
     stream_error=dump_json({"error": "Unhandled exception during response stream: sandbox"}) + b"\n\n",
     gives_logprobs=False,
-    embeds=False,  # At a host of its own for each model.
+    embeds=False,  # On a separate host for each model.
     headers=(("x-chutes-invocationid", "sandbox"), ("x-chutes-rl-user", "inf")),
 )
 PROVIDERS = (FIREWORKS, FEATHERLESS, DEEPINFRA, CHUTES)

@@ -26,9 +26,9 @@ class Call:
     """A request with a JSON body.
 
     Attributes:
-        provider: who is asked.
+        provider: the provider that is asked.
         model: the requested model.
-        behaviour: how the model misbehaves; of no kind if it does not.
+        behaviour: the behaviour of the model; of no kind if it is normal.
     """
 
     provider: Provider
@@ -40,7 +40,7 @@ class Call:
     _booking: Booking | None = None
 
     def book(self, model: str, prompt: int, cached: int = 0, completion: int = 0) -> None:
-        """Has the answer that is made next booked, with the tokens of all of it; only Fireworks' books are kept."""
+        """Books the next answer with all its tokens; only Fireworks' books are kept."""
         self.state.stats.prompt_tokens += prompt
         if self.provider.keeps_books:
             tag = read_project(self.request.get_header("fireworks-annotations"))
@@ -67,7 +67,7 @@ class Call:
             raise RequestRefused(provider.get_failure("500"))
 
     def refuse_invalid(self, problems: list[str]) -> None:
-        """Raises RequestRefused for an invalid request; only Fireworks refuses extra fields and says what is wrong."""
+        """Raises RequestRefused for an invalid request; only Fireworks refuses extra fields and explains why."""
         if not self.provider.validates:
             if any(not problem.startswith(EXTRA) for problem in problems):
                 raise RequestRefused(self.provider.get_failure("400"))
@@ -80,7 +80,7 @@ class Call:
             raise RequestRefused(make_server_failure(400, make_message(problems)))
 
     def get_request_id(self) -> str:
-        """Returns the id for the header of a response: the client's, or one that was made up."""
+        """Returns the id for the header of a response: the client's, or a generated one."""
         return self.request.get_header("x-request-id") or self.request.id_hex
 
     def make_stream(self, events: Iterator[Event], headers: Headers) -> Response:
@@ -95,10 +95,10 @@ class Call:
         """Returns one JSON body.
 
         Args:
-            payload: what it says.
+            payload: the content.
             headers: by default those of a response that is not generated token by token.
-            total_s: after how many seconds it is sent; by default when a stream would send its first event.
-            tokens: how many of it are counted as sent.
+            total_s: the seconds until it is sent; by default those until a stream's first event.
+            tokens: the number of its tokens that are counted as sent.
         """
         content = _GARBAGE_BODY if self.behaviour.kind == "garbage" else dump_json(payload)
         if headers is None:
@@ -112,19 +112,19 @@ class Call:
 
 
 def read_project(annotations: str) -> str:
-    """Returns the project that the header Fireworks-Annotations names, as in `team=a,project=b`; "" without one."""
+    """Returns the project in the header Fireworks-Annotations, as in `team=a,project=b`; "" without one."""
     pairs = (pair.partition("=") for pair in annotations.split(","))
     return next((value.strip() for name, _, value in pairs if name.strip() == "project"), "")
 
 
 def read_call(provider: Provider, state: State, request: Request, model: str | None = None) -> Call:
-    """Returns a request whose key is right and whose body is an object.
+    """Returns a request with a valid key and an object as its body.
 
     Args:
         model: the model, if it is not in the body.
 
     Raises:
-        RequestRefused: the request has no right key, no such body, or no model.
+        RequestRefused: the request has no valid key, no such body, or no model.
     """
     provider.raise_if_agent_refused(request)
     provider.raise_if_key_refused(request)

@@ -14,7 +14,7 @@ from app.sandbox.validation import EXTRA
 from app.sandbox.vectors import get_similarity
 from app.sandbox.web import Request, Response
 
-# Its own API, beside that of OpenAI, has the model in the path.
+# Its own API, beside the OpenAI-compatible one, has the model in the path.
 DEEPINFRA_MODELS = "/deepinfra/v1/inference/"
 
 _FIELDS = {"model", "query", "documents", "top_n", "return_documents", "task"}

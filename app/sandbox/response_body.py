@@ -15,7 +15,7 @@ class ResponseBody:
     """A WSGI response body made of events; the server calls close() in any case.
 
     It is an object and not a generator: close() of a generator that was never started runs nothing, and a client that
-    disconnects at once has to be counted too.
+    disconnects at once must be counted too.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ResponseBody:
             raise ConnectionCut
 
     def close(self) -> None:
-        """Counts how the stream ended, and books the request."""
+        """Counts the way the stream ended, and books the request."""
         if self._booking is not None:
             self._booking.close(self._tokens, is_finished=self._outcome == "finished")
             self._booking = None

@@ -1,4 +1,4 @@
-"""Rules for one value each, from which the request validation makes its tables.
+"""Rules for single values, from which the request validation builds its tables.
 
 A rule is a function of the value. It returns None or the message of a pydantic validation error. Null passes every
 rule, because Fireworks treats it as absent.
@@ -73,7 +73,7 @@ def one_of(*allowed: str) -> Rule:
 
 
 def either(*rules: Rule) -> Rule:
-    """Accepts what any of the rules accepts; otherwise returns the problem of the first one."""
+    """Accepts values that any of the rules accepts; otherwise returns the problem of the first one."""
 
     def check(value: Any) -> str | None:
         problems = [rule(value) for rule in rules]

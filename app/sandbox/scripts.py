@@ -1,9 +1,9 @@
-"""Scripts: what a model answers, dictated by the prompt, so that programs that parse answers can be developed.
+"""Scripts: model answers dictated by the prompt, for developing programs that parse answers.
 
-A script is JSON behind the word `@sandbox`, anywhere in a user message: one turn, or a list of the turns of an agent.
-It is a part of the prompt because gateways and frameworks pass prompts on unchanged, but few headers and no unknown
-fields; it is found in the middle of a text because agents and templates write around a prompt; and the word needs no
-quotes or fences, which shells and Markdown would change. docs/sandbox.md describes it for users.
+A script is JSON after the word `@sandbox`, anywhere in a user message: one turn, or a list of the turns of an agent. It
+is part of the prompt because gateways and frameworks pass prompts on unchanged, but few headers and no unknown fields;
+it is found in the middle of a text because agents and templates write around a prompt; and the word needs no quotes or
+fences, which shells and Markdown would change. docs/sandbox.md describes it for users.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 from app.sandbox.tokens import get_text, split_tokens
 
-# A user name or an address that contains the word is no script.
+# A user name or an address that contains the word is not a script.
 _MARK = re.compile(r"(?<![\w.@/-])@sandbox(?![\w.@/-])\s*:?\s*")
 SCRIPT_HEADER = "x-sandbox-script"
 _FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter")
@@ -24,12 +24,12 @@ _QUOTED_CHARS = 40
 
 
 class ScriptError(Exception):
-    """A script is malformed; the text says what is wrong."""
+    """A script is malformed; the text describes the mistake."""
 
 
 @dataclass(frozen=True)
 class ScriptedCall:
-    """A tool call: `arguments` are the pieces of the JSON text, `id` is None if the sandbox makes one."""
+    """A tool call: `arguments` are the pieces of the JSON text, `id` is None if the sandbox generates one."""
 
     name: str
     arguments: list[str]
@@ -51,9 +51,9 @@ class Turn:
 def find_turn(body: dict[str, Any], header: str) -> Turn | None:
     """Returns the turn of the script that a chat request dictates, or None for the sandbox's own answer.
 
-    The script of the header `x-sandbox-script` is that of the whole conversation; without one, the last message of the
-    user with a script counts, from there on. The answer is the last turn whose `when` occurs in a later text (or beside
-    the script); without such a turn, the n-th turn without `when` after n - 1 answers. A turn that calls tools is for
+    The script of the header `x-sandbox-script` covers the whole conversation; without one, the last user message with a
+    script counts, from there on. The answer is the last turn whose `when` occurs in a later text (or beside the
+    script); without such a turn, the n-th turn without `when` after n - 1 answers. A turn that calls tools is only for
     requests that offer some.
 
     Args:
@@ -77,7 +77,7 @@ def find_turn(body: dict[str, Any], header: str) -> Turn | None:
 
 
 def _find_script(messages: list[dict[str, Any]], header: str) -> tuple[list[Turn], list[dict[str, Any]]] | None:
-    """Returns the turns, and the messages to which they answer; the text of the script itself is left out of them."""
+    """Returns the turns, and the messages that they answer; the text of the script itself is removed from these."""
     if header:
         # Headers are read as latin-1.
         script, end = _read(header.encode("latin-1", "replace").decode("utf-8", "replace"), 0)
@@ -94,7 +94,7 @@ def _find_script(messages: list[dict[str, Any]], header: str) -> tuple[list[Turn
 
 
 def _read(text: str, start: int) -> tuple[Any, int]:
-    """Returns the JSON value at a position and where it ends."""
+    """Returns the JSON value at a position, and the position of its end."""
     try:
         return _decoder.raw_decode(text, start)
     except (ValueError, RecursionError) as error:

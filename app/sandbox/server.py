@@ -15,8 +15,8 @@ def serve(app: WSGIApplication, port: int, parent_pid: int | None, on_listening:
 
     Args:
         app: the WSGI application.
-        port: where to listen; 0 lets the system choose.
-        parent_pid: ends also when this process is no longer the parent; None ignores the parent.
+        port: the port to listen on; 0 lets the system choose.
+        parent_pid: makes the server end when this process is no longer the parent; None ignores the parent.
         on_listening: called once with the port, when connections are accepted.
     """
     _SandboxServer(app, port, on_listening).run_with_parent(parent_pid)
@@ -33,14 +33,14 @@ class _SandboxServer(BaseApplication):  # type: ignore[misc]
         self._app = app
         self._settings = {
             "bind": f"127.0.0.1:{port}",
-            "workers": 1,  # Because the counters are kept in one process.
+            "workers": 1,  # The counters are kept in one process.
             "worker_class": "gevent",
             "worker_connections": 10_000,  # A thousand streams must not queue here.
             "keepalive": 75,  # Seconds; longer than a client pauses between two test requests.
             "timeout": 0,  # No watchdog: on a busy machine it would kill a worker that is only slow.
-            "graceful_timeout": 2,  # Seconds; only a bound, the worker exits at once.
+            "graceful_timeout": 2,  # Seconds; only an upper bound, because the worker exits at once.
             "loglevel": "error",
-            "control_socket_disable": True,  # Else gunicorn leaves a management socket in the home folder.
+            "control_socket_disable": True,  # Otherwise gunicorn leaves a management socket in the home folder.
             "when_ready": lambda arbiter: on_listening(arbiter.LISTENERS[0].getsockname()[1]),
             "post_worker_init": _exit_on_signals,
         }
@@ -58,7 +58,7 @@ class _SandboxServer(BaseApplication):  # type: ignore[misc]
 
 
 class _Arbiter(Arbiter):  # type: ignore[misc]
-    """gunicorn's arbiter, which also checks once a second whether its parent is still there.
+    """gunicorn's arbiter, which also checks once a second whether its parent still exists.
 
     It polls instead of using prctl(PR_SET_PDEATHSIG): that signal comes when the *thread* that started the process
     ends, and only on Linux. The worker watches the arbiter in the same way.

@@ -1,4 +1,4 @@
-"""The state of one sandbox process: its options, its counters and the attempts that `sandbox-flaky` counts."""
+"""The state of one sandbox process: its options, its counters and the attempts at `sandbox-flaky`."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ _REMEMBERED_PROMPTS = 10_000
 
 @dataclass(frozen=True)
 class Options:
-    """How the sandbox was started: the pause between events in seconds, the size of Featherless' list."""
+    """The start options of the sandbox: the pause between events in seconds, the size of Featherless' list."""
 
     pace_s: float = 0.02  # 50 tokens a second, as from a large hosted model.
     featherless_models: int = 22_000  # As many as the real list had in 2026.
@@ -41,9 +41,9 @@ class Stats:
     def get_summary(self) -> dict[str, Any]:
         """Returns the counters as a JSON-ready dict.
 
-        streams_aborted are those whose client disconnected, streams_cut those that the sandbox broke off on purpose;
-        those that still run are streams_started minus the three others. completion_tokens are those that were sent,
-        also in aborted streams.
+        streams_aborted counts streams whose client disconnected, streams_cut those that the sandbox broke off on
+        purpose; streams_started minus the other three are still running. completion_tokens counts sent tokens,
+        including those in aborted streams.
         """
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
@@ -58,7 +58,7 @@ class State:
     _attempts: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def count_attempt(self, model: str, prompt: str) -> int:
-        """Counts one more request with this model and prompt, and returns how many there were."""
+        """Counts one more request with this model and prompt, and returns their number so far."""
         key = (model, prompt)
         self._attempts[key] = self._attempts.get(key, 0) + 1
         if len(self._attempts) > _REMEMBERED_PROMPTS:

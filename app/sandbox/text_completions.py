@@ -1,8 +1,8 @@
 """One request for completions of a text, from the key check to the response.
 
-The texts are those that the sandbox writes in a chat whose only message is the prompt, and a script in a prompt is
-obeyed as there; its reasoning is left out, since a completion has only a text. Several prompts are numbered through:
-with `n` 2, the second prompt has the choices 2 and 3.
+The texts are the same as in a chat whose only message is the prompt, and a script in a prompt works as there; its
+reasoning is left out, since a completion has only a text. Several prompts are numbered consecutively: with `n` 2, the
+second prompt has the choices 2 and 3.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def handle_completion(provider: Provider, state: State, request: Request) -> Res
 
 
 def _read_prompts(provider: Provider, body: dict[str, Any]) -> list[list[str]]:
-    """Returns the prompts in tokens; ids of tokens become the texts `<17>`."""
+    """Returns the prompts in tokens; token ids become the texts `<17>`."""
     value = body.get("prompt")
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
         value = [value]
@@ -100,7 +100,7 @@ def _make_head(completion: _Completion) -> dict[str, Any]:
 
 
 def _make_entry(completion: _Completion, choice: Choice, tokens: list[str], reason: str | None) -> dict[str, Any]:
-    """Returns one choice with some of its tokens; null stands for what it lacks."""
+    """Returns one choice with some of its tokens; missing parts are null."""
     return {"index": choice.index, "text": "".join(tokens), "logprobs": None, "finish_reason": reason}
 
 
@@ -122,7 +122,7 @@ def _add_logprobs(completion: _Completion, choice: Choice, entry: dict[str, Any]
 
 
 def _clear_first(logprobs: dict[str, Any]) -> None:
-    """Makes the logprob of the first token null: nothing before it says how likely it is."""
+    """Sets the logprob of the first token to null, because nothing before it determines its likelihood."""
     if "content" in logprobs:
         logprobs["content"][0]["logprob"] = None
     else:
@@ -154,7 +154,7 @@ def _make_events(completion: _Completion, first_s: float, pace_s: float) -> Iter
 
 
 def _make_event(completion: _Completion, entry: dict[str, Any], is_last: bool) -> Event:
-    """Returns a chunk; Fireworks sends the usage in the last one without being asked."""
+    """Returns a chunk; Fireworks sends the usage in the last one even if it is not requested."""
     usage = completion.make_usage() if is_last and completion.provider.validates else None
     chunk = {**_make_head(completion), "choices": [entry], "usage": usage}
     return Event(b"data: " + dump_json(chunk) + b"\n\n", stage="finish")

@@ -21,7 +21,7 @@ def split_tokens(text: str) -> list[str]:
 
 
 def count_tokens(text: str) -> int:
-    """Returns how many tokens a text has."""
+    """Returns the number of tokens in a text."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
@@ -34,7 +34,7 @@ def count_prompt_tokens(body: dict[str, Any]) -> int:
 
 
 def count_cached_tokens(body: dict[str, Any]) -> int:
-    """Returns how many prompt tokens are reported as cached: those of the system messages at the start.
+    """Returns the number of prompt tokens reported as cached: those of the system messages at the start.
 
     A real cache has none the first time; here the same request always gives the same number.
     """
@@ -65,7 +65,7 @@ def get_text(message: dict[str, Any]) -> str:
 
 
 def count_images(message: dict[str, Any]) -> int:
-    """Returns how many image parts a message has."""
+    """Returns the number of image parts in a message."""
     content = message.get("content")
     parts = content if isinstance(content, list) else []
     return sum(1 for part in parts if isinstance(part, dict) and part.get("type") == "image_url")

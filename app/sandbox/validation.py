@@ -1,4 +1,4 @@
-"""Fireworks' validation of a chat request: unknown fields are errors at every level, ranges are checked.
+"""Fireworks' validation of a chat request: unknown fields are errors at every level, and ranges are checked.
 
 Message texts follow the real ones: `Extra inputs are not permitted, field: 'tools[0].cache_control'`.
 """
@@ -73,7 +73,7 @@ _FIELDS: dict[str, Rule] = {
     "perf_metrics_in_response": boolean,
     "safe_tokenization": boolean,
 }
-# Completions have the fields of chat without those of messages and tools, and without `stream_options`.
+# Chat fields that completions lack: those of messages and tools, and `stream_options`.
 _OF_CHAT = {"messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "stream_options"}
 _COMPLETION_FIELDS = (set(_FIELDS) - _OF_CHAT) | {"prompt", "images"}
 _OWN_FORMS = {"prompt", "images", "max_tokens"}  # Checked elsewhere; `max_tokens` may be 0.
@@ -113,7 +113,7 @@ def find_problems(body: dict[str, Any], model: ChatModel) -> list[str]:
 
 
 def find_completion_problems(body: dict[str, Any], model: ChatModel, prompt_tokens: int) -> list[str]:
-    """Returns the problems that Fireworks' model server would report of a request for completions."""
+    """Returns the problems that Fireworks' model server would report for a request for completions."""
     problems = [
         *_find_extra(body, _COMPLETION_FIELDS, ""),
         *_check_fields({name: value for name, value in body.items() if name in _COMPLETION_FIELDS - _OWN_FORMS}),

@@ -1,8 +1,8 @@
 """Vectors of texts: the same text always has the same vector, and texts that share words have similar ones.
 
-Each word, without its ending, and each run of three letters of a text adds to some places of its vector, which a hash
-of it chooses. So the similarity of two texts is about the share of words and word parts that they have in common;
-meaning plays no part. English words that stand in every text, such as "the", add little: else they would decide.
+Each word, without its ending, and each run of three letters of a text adds to some positions of its vector, chosen by
+its hash. So the similarity of two texts is about the share of their common words and word parts; meaning plays no role.
+English words that are in every text, such as "the", add little; otherwise they would decide.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
-_PLACES = 4  # Of one word or run of letters; with fewer, two words may have the same place by chance.
+_PLACES = 4  # Per word or run of letters; with fewer, two words could have the same positions by chance.
 _RUN = 3
 _RUN_WEIGHT = 0.5  # "paint" and "painting" are similar, but less so than a word and itself.
 _COMMON_WEIGHT = 0.1
@@ -33,8 +33,8 @@ _LEAST_NORM = 1e-6  # A smaller norm is a rounding error.
 def make_vector(model: str, text: str, length: int) -> list[float]:
     """Returns the vector of a text, of length one; models have different vectors.
 
-    A text without words, or one whose words cancel each other out in few places, has one place of its own: nothing can
-    be compared with a vector of zeros.
+    A text without words, or one whose words cancel each other out in few positions, gets a position of its own, because
+    nothing can be compared with a vector of zeros.
     """
     vector = [0.0] * length
     for part, weight in _weigh_parts(text).items():
@@ -48,7 +48,7 @@ def make_vector(model: str, text: str, length: int) -> list[float]:
 
 
 def get_similarity(one: str, other: str) -> float:
-    """Returns how similar two texts are, from 0 to 1: the cosine of their weighted parts."""
+    """Returns the similarity of two texts, from 0 to 1: the cosine of their weighted parts."""
     first, second = _weigh_parts(one), _weigh_parts(other)
     product = sum(weight * second[part] for part, weight in first.items())
     norms = math.sqrt(sum(w * w for w in first.values()) * sum(w * w for w in second.values()))
@@ -77,7 +77,7 @@ def _iterate_parts(text: str) -> Iterator[tuple[str, float]]:
 
 
 def _cut_ending(word: str) -> str:
-    """Returns what the usual English forms of a word have in common: `studi` for study, studies and studying."""
+    """Returns the common stem of the usual English forms of a word: `studi` for study, studies and studying."""
     stem = _ENDING.sub("", word)
     if not word.isalpha() or len(stem) < _LEAST_STEM:
         return word

@@ -51,7 +51,7 @@ class Connection:
         started = time.monotonic()
         if self._sock is not None and seconds > 0 and self._is_silent_for(seconds):
             return
-        # A sleep of zero seconds, too, lets other responses go on.
+        # Even a sleep of zero seconds lets other responses continue.
         time.sleep(max(0.0, seconds - (time.monotonic() - started)))
 
     def _is_silent_for(self, seconds: float) -> bool:
@@ -138,7 +138,7 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
 
 
 def dump_json(value: object) -> bytes:
-    """Returns compact UTF-8 JSON, as the providers send it."""
+    """Returns compact UTF-8 JSON, as sent by the providers."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 

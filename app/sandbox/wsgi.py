@@ -33,7 +33,7 @@ _MARK = (("x-sandbox", "1"),)
 
 
 def create_app(options: Options) -> WSGIApplication:
-    """Returns a sandbox with counters of its own."""
+    """Returns a sandbox with its own counters."""
     state = State(options)
     routes = _make_routes(state)
 
@@ -43,7 +43,7 @@ def create_app(options: Options) -> WSGIApplication:
             return make_json_response(200, state.stats.get_summary(), _MARK).send(start_response)
         if request.path == BOOKS_PATH:
             return change_books(state, request).send(start_response)
-        # Counted on arrival: a request that still waits for its response has been received.
+        # Counted on arrival: a request that is still waiting for its response has been received.
         state.stats.requests += 1
         state.stats.by_path[request.path] += 1
         try:
@@ -122,7 +122,7 @@ def _list_serverless(request: Request) -> Response:
 
 
 def _describe(request: Request) -> dict[str, object]:
-    """Returns what GET / shows: what this is and what to try."""
+    """Returns the content of GET /: a description of the sandbox and things to try."""
     root = "http://" + request.get_header("host")
     return {
         "sandbox": "A local stand-in for the providers' APIs. No model runs here; all responses are made up.",

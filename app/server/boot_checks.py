@@ -1,6 +1,6 @@
 """Checks before the workers start, with few imports, because every start waits for them.
 
-Each check returns what is wrong, or None. `/ready` has checks of its own (`services/health`), of what changes later.
+Each check returns a problem or None. `/ready` has its own checks of conditions that change later (`services/health`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _check_gateway_key() -> Problem | None:
 
 
 def _prepare_journal_directory() -> Problem | None:
-    """Makes the directory and a file in it, as the workers will. A disk that is only full may have room again later."""
+    """Creates the directory and a file in it, like the workers. A disk that is only full may have room again later."""
     settings = get_settings()
     directory = settings.journal_dir
     try:
@@ -94,7 +94,7 @@ def _check_cipher() -> Problem | None:
 
 
 def _check_names() -> Problem | None:
-    """Looks for names that nearly are those of settings. `get_settings` has no others, so the files are read again."""
+    """Looks for near misses of setting names. `get_settings` keeps known names only, so the files are read again."""
     misspelt = find_misspelt_names(read_environment())
     if not misspelt:
         return None
@@ -113,7 +113,7 @@ def _check_speedups() -> Problem | None:
     )
 
 
-# In the order in which they are told; the first that blocks the start is the reason.
+# In the order of reporting; the first one that blocks the start is the reason.
 BOOT_CHECKS: Mapping[str, Callable[[], Problem | None]] = {
     "prices": _check_prices,
     "provider_keys": _check_provider_keys,

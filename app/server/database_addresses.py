@@ -1,7 +1,7 @@
 """Checks DATABASE_URL and DATABASE_DIRECT_URL before the start.
 
 A healthy database is recognised over a plain connection, because importing SQLAlchemy takes longer than all checks
-together. If something is wrong with an address, the code of `/ready` and of the migrations says what.
+together. If something is wrong with an address, the code of `/ready` and of the migrations describes it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from app.server.problems import Problem
 
 _URL, _DIRECT_URL = "DATABASE_URL", "DATABASE_DIRECT_URL"
 
-# A database that takes longer than this to connect is asked again by the full check, which says what is wrong.
+# If connecting takes longer, the full check asks again and describes the problem.
 _CONNECT_TIMEOUT_S = 2
 
 
 class _Identity(NamedTuple):
-    """Which database an address leads to, when its server was started, which no two have in common, and its state."""
+    """The database behind an address: its name, its server's start time, which is unique to a server, and its state."""
 
     name: str
     server_started: str
@@ -33,9 +33,9 @@ class _Identity(NamedTuple):
 
 
 def check_database() -> Problem | None:
-    """Checks that the database answers, is migrated, takes writes and keeps the options of a connection.
+    """Checks that the database answers, is migrated, accepts writes and keeps the options of a connection.
 
-    One that is just unavailable does not block the start, nor does a replica, which may be about to take over.
+    An unavailable database does not block the start, nor does a replica, which may be about to take over.
     """
     settings = get_settings()
     is_pooled = settings.database_direct_url is not None
@@ -52,9 +52,9 @@ def check_database() -> Problem | None:
 
 
 def check_addresses() -> Iterator[Problem]:
-    """Yields what is wrong with the addresses, whatever the database has in it: for commands that migrate it.
+    """Yields the problems of the addresses, whatever the database contains: for commands that migrate it.
 
-    A database that does not answer is no such problem; the command says so by itself.
+    A database that does not answer is not reported; the command reports that by itself.
     """
     settings = get_settings()
     if settings.database_url is not None and settings.database_direct_url is None:
@@ -75,7 +75,7 @@ def check_addresses() -> Iterator[Problem]:
 
 
 def _find_lost_options(limit: str) -> Problem | None:
-    """Returns the problem of a pooler at DATABASE_URL that has dropped the options with this time limit, if it has."""
+    """Returns the problem of a pooler at DATABASE_URL that drops options, which another time limit shows; else None."""
     if limit == SESSION["statement_timeout"]:
         return None
     return _make_pooler_problem(_URL, f"Set {_DIRECT_URL} too, which leads")
@@ -121,7 +121,7 @@ def check_direct_database() -> Problem | None:
     try:
         main = None if settings.database_url is None else _identify(settings.database_url)
     except psycopg2.Error:
-        main = None  # `check_database` says why.
+        main = None  # `check_database` reports the reason.
     if main is None or direct[:2] == main[:2]:
         return None
     return Problem(
@@ -133,7 +133,7 @@ def check_direct_database() -> Problem | None:
 
 
 def _ask(address: str, *, is_pooled: bool) -> tuple[str | None, str, bool] | None:
-    """Returns the migration, the time limit of a statement, and whether it is a replica; None if anything is wrong."""
+    """Returns the migration, the statement time limit, and whether it is a replica; None if anything is wrong."""
     sql = "SELECT max(version_num), current_setting('statement_timeout'), pg_is_in_recovery() FROM alembic_version"
     try:
         migration, limit, is_replica = _select(address, sql, None if is_pooled else OPTIONS)

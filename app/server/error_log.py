@@ -1,7 +1,7 @@
-"""gunicorn's own log: lines of the gateway's log, with secrets redacted.
+"""gunicorn's own log, in the format of the gateway's log and with secrets redacted.
 
-gunicorn's warnings quote what it could not parse. A client that puts its key into the request line or forgets a colon
-would find it in the log.
+gunicorn's warnings quote input that it could not parse. A client that puts its key into the request line or forgets a
+colon would find the key in the log.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger
 from app.config import get_secrets, load_settings
 from app.logs import get_request_id, hide_secrets, line_budget, log_event, redact
 
-# How gunicorn's messages begin → the event of the line.
+# Beginning of gunicorn's message → event of the line.
 _EVENTS = {
     "WORKER TIMEOUT": "worker_timed_out",
     "Worker (pid:%s) was sent": "worker_killed",
@@ -26,20 +26,20 @@ _EVENTS = {
     "Error handling request": "request_handling_failed",
 }
 _OTHER_EVENT = "gunicorn_reported"
-# What the lines of life_log.py say too. They are of level info, which gunicorn writes with --log-level only.
+# Messages that repeat lines of life_log.py. They have the level info, which gunicorn writes with --log-level only.
 _SAID = ("Starting gunicorn", "Listening at", "Using worker", "Handling signal", "Hang up", "Shutting down")
 
 
 class RedactingLogger(Logger):  # type: ignore[misc]
     """gunicorn's logger.
 
-    What would go to standard error are lines as those of `log_event`. Handlers that the operator has configured, such
-    as one for a file, write gunicorn's own lines, redacted as a whole: message, arguments and traceback.
+    Messages for standard error become lines in the format of `log_event`. Handlers that the operator has configured,
+    such as one for a file, write gunicorn's own lines, redacted as a whole: message, arguments and traceback.
     """
 
     def setup(self, cfg: Any) -> None:
         """Prepares the handlers; gunicorn calls this at the start and when it reloads its configuration."""
-        hide_secrets(get_secrets(load_settings()))  # Also for the main process, which has no runtime.
+        hide_secrets(get_secrets(load_settings()))  # The main process needs this too, because it has no runtime.
         super().setup(cfg)
         if cfg.errorlog == "-" and (handler := self._get_gunicorn_handler(self.error_log)) is not None:
             self.error_log.removeHandler(handler)
@@ -48,18 +48,18 @@ class RedactingLogger(Logger):  # type: ignore[misc]
             handler.setFormatter(_RedactingFormatter(handler.formatter))
 
     def info(self, msg: str, *args: Any, **options: Any) -> None:
-        """Writes what the gateway's own lines do not say."""
+        """Writes messages that the gateway's own lines do not repeat."""
         if not msg.startswith(_SAID):
             super().info(msg, *args, **options)
 
     def warning(self, msg: str, *args: Any, **options: Any) -> None:
-        """Writes a warning; of requests that are not valid HTTP not more than strangers may cause."""
+        """Writes a warning; for requests that are not valid HTTP, only as many as the budget for strangers allows."""
         if not msg.startswith("Invalid request") or line_budget.take():
             super().warning(msg, *args, **options)
 
 
 class _EventHandler(logging.Handler):
-    # By this, gunicorn knows which handlers are its own and go when it sets them up again.
+    # This attribute marks gunicorn's own handlers, which it removes when it sets them up again.
     _gunicorn = True
 
     def emit(self, record: logging.LogRecord) -> None:

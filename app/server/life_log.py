@@ -1,6 +1,6 @@
-"""The lines about the life of a gateway: started, workers started, reload, drain, stopped. Each says which code, where.
+"""Log lines about the gateway's life: started, workers started, reload, drain, stopped. Each has version and host.
 
-gunicorn's main process writes them, one for the whole gateway and not one for each worker.
+gunicorn's main process writes them, once for the whole gateway and not once per worker.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from app.version import get_version
 
 
 def log_life(event: str, *, level: str = "info", **fields: Any) -> None:
-    """Writes a line with the version, the host and the id of the process.
+    """Writes a line with the version, the host and the process id.
 
     Args:
-        event: what happened, as `noun_participle`.
+        event: the event, as `noun_participle`.
         level: info, warning or error.
         fields: further values.
     """
@@ -25,11 +25,11 @@ def log_life(event: str, *, level: str = "info", **fields: Any) -> None:
 
 
 def describe_sockets(server: Any) -> list[str]:
-    """Returns where `server`, gunicorn's arbiter, listens, whoever has opened the sockets.
+    """Returns the addresses that `server`, gunicorn's arbiter, listens on, whichever process opened the sockets.
 
     Each is `127.0.0.1:8000`, `[::1]:8000`, `unix:/run/gateway.sock`, or `unix:@name` in the abstract namespace.
     """
-    # With `reuse_port` each worker opens its own.
+    # With `reuse_port` each worker opens its own socket.
     names = [listener.getsockname() for listener in server.LISTENERS] or server.cfg.address
     return [_describe(name) for name in names]
 

@@ -27,23 +27,23 @@ from app.services.traces import start_traces, stop_traces
 from app.services.webhook import start_webhook, stop_webhook
 from app.shutdown import get_drain_left_s, start_drain
 
-# How long a stop waits for a draw from limits that is under way. One that goes on is ignored by the database later.
+# How long a stop waits for a running draw from limits, in seconds. The database ignores one that ends later.
 _LIMITS_TIMEOUT_S = 0.5
 # The share of the graceful time after the last request that ships the journal; gunicorn needs the rest to exit.
 _SHIPPING_SHARE = 0.6
-# Warnings that came just before the stop are being sent while the journal is shipped; they get this much longer.
+# Warnings from just before the stop are sent while the journal is shipped; they get this much longer, in seconds.
 _WEBHOOK_TIMEOUT_S = 0.5
-# The spans of the last requests go to a collector nearby.
+# The time for the spans of the last requests, in seconds; their collector is usually nearby.
 _TRACES_TIMEOUT_S = 1.0
 
 # Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# The most that mallopt accepts for the second. A response with a hundred vectors takes ten, in two copies.
+# The highest value that mallopt accepts for the second. A response with a hundred vectors takes ten, in two copies.
 _KEPT_BYTES = 32 << 20
 
 
 def start_worker(worker: Any) -> None:
-    """Opens the journal, loads keys and aliases, starts the background threads, and drains on the signal to stop."""
+    """Opens the journal, loads keys and aliases, starts the background threads, and drains on the stop signal."""
     start_journal(encode_worker_state)
     start_keys()
     start_aliases()
@@ -62,10 +62,10 @@ def start_worker(worker: Any) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Lets the process keep up to 32 MB that it has freed, for the next large body.
+    """Lets the process keep up to 32 MB of freed memory for the next large body.
 
-    By default glibc gives back most of what a large body took, and for the next one the kernel must clear each page
-    again. That takes several milliseconds, in which no event is relayed.
+    By default glibc returns most of the memory of a large body to the kernel, which must then clear each page again for
+    the next one. That takes several milliseconds, in which no event is relayed.
     """
     with suppress(OSError, AttributeError):  # Other C libraries have no such function.
         mallopt = ctypes.CDLL(None).mallopt

@@ -22,12 +22,12 @@ class Claim(NamedTuple):
 
 
 def claim_directory(wanted: Path, *, may_move: bool, held: Claim | None = None) -> Claim:
-    """Makes the directory and locks it, for as long as this process or one of its workers lives.
+    """Creates the directory and locks it for as long as this process or one of its workers lives.
 
     Args:
         wanted: the directory.
         may_move: whether to take `<wanted>-1`, `<wanted>-2` … if another gateway uses it.
-        held: what this gateway had claimed before a reload; it is kept if it could be what is wanted.
+        held: the claim of this gateway from before a reload; kept if it is one that `wanted` could lead to.
 
     Raises:
         OSError: it cannot be written; `filename` is the directory.

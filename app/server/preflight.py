@@ -14,7 +14,7 @@ from app.runtime import use_settings
 from app.server.boot_checks import BOOT_CHECKS
 from app.server.problems import Problem
 
-# A gateway that is being stopped closes its port at once, and workers whose main process was killed within two seconds.
+# A stopping gateway closes its port at once; workers whose main process was killed close it within two seconds.
 _PORT_PATIENCE_S = 3.0
 
 
@@ -22,9 +22,9 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = (), changed
     """Returns the reason not to start, in one sentence, or None after logging the problems that do not block the start.
 
     Args:
-        addresses: what gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
-        changed: the names of the settings that a reload changes. What would be wrong because of one of them blocks the
-            start also where it would only be told otherwise: the gateway that serves now has no such problem.
+        addresses: the addresses that gunicorn will bind: (host, port), the path of a Unix socket, or a descriptor.
+        changed: the names of the settings that a reload changes. A problem caused by one of them blocks the start even
+            if it would otherwise only be reported, because the serving gateway does not have it.
     """
     use_settings(settings)
     problems: dict[str, Problem] = {}
@@ -55,7 +55,7 @@ def log_lowered_requests(settings: Settings, live_requests: int, open_files: int
 
 
 def _find_port_problem(host: str, port: int) -> str | None:
-    """Returns why the port cannot be used; waits _PORT_PATIENCE_S for a gateway that is just closing it."""
+    """Returns why the port cannot be used; waits _PORT_PATIENCE_S for a gateway that is about to close it."""
     deadline_s = time.monotonic() + _PORT_PATIENCE_S
     while (error := _try_to_bind(host, port)) is not None:
         if error.errno == errno.EADDRNOTAVAIL:
@@ -74,7 +74,7 @@ def _find_port_problem(host: str, port: int) -> str | None:
 
 def _try_to_bind(host: str, port: int) -> OSError | None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As gunicorn does; otherwise the port of a gateway that has just stopped would count as taken.
+        # As gunicorn does; otherwise the port of a gateway that has just stopped would seem to be in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -9,11 +9,11 @@ class Problem(NamedTuple):
     """A problem.
 
     Attributes:
-        text: what is wrong and what to do about it, in one sentence or two.
+        text: the problem and its remedy, in one or two sentences.
         blocks: "start" if the gateway must not start because of it. "reload" if it may start, because the problem may
-            pass or is bearable, but a gateway that serves must not be replaced by one that has it: if one of `settings`
-            is another one than before, a reload is refused. None if it is only told.
-        settings: the names of the settings that it comes from.
+            pass or is bearable, but a gateway with the problem must not replace a serving one: if one of `settings` has
+            changed, a reload is refused. None if it is only reported.
+        settings: the names of the settings that cause it.
     """
 
     text: str

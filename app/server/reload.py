@@ -1,10 +1,10 @@
-"""SIGHUP: the main process checks the code and the settings of now, and replaces itself by them.
+"""SIGHUP: the main process checks the current code and settings, and replaces itself with them.
 
 gunicorn's own reload reads the settings again in the old process, and starts workers from it. A mistake in the settings
 would end the gateway, and after an update of the code the workers would mix old modules with new ones. Here another
-process does all that a start does, except to listen. If it finds a problem, the old workers stay and the log says why.
-If not, the main process executes gunicorn anew. It keeps its id, its sockets and its workers; so no connection is
-refused, and the old workers serve until the new ones are ready (`worker_starts.py`).
+process performs a complete start except for listening. If it finds a problem, the old workers stay and the log gives
+the reason. If not, the main process executes gunicorn anew. It keeps its id, its sockets and its workers; so no
+connection is refused, and the old workers serve until the new ones are ready (`worker_starts.py`).
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from app.config import Settings
 from app.server.life_log import log_life
 from app.server.signals import KEPT_SIGNALS, is_told_to_end, take_ends_first
 
-# How long the check may take, in seconds. It waits for the database and for a port that is just being closed.
+# The time limit of the check, in seconds. It waits for the database and for a port that is about to be closed.
 CHECK_TIMEOUT_S = 60.0
-# Between two looks whether the gateway is told to stop meanwhile.
+# The interval of checks whether the gateway was told to stop meanwhile.
 _LOOK_S = 0.1
-# The exit code of a check without problems if the settings name another address, so that a new socket is needed.
+# The exit code of a check without problems if the settings name another address, which needs a new socket.
 OTHER_ADDRESS = 10
 
-# Tells a process what it takes over, or that it is to check.
+# Tells a process what it takes over, or that it is a check.
 _VARIABLE = "GATEWAY_HANDOVER"
-# Tells a process that checks the settings of the gateway that serves: name → digest. It is apart from the other, which
-# earlier code reads too and of which it knows all parts.
+# Tells a check the settings of the serving gateway: name → digest. It is a separate variable, because earlier code also
+# reads the other one and accepts no unknown parts in it.
 _SETTINGS_VARIABLE = "GATEWAY_RUNNING_SETTINGS"
-# How systemd passes sockets on, and gunicorn after USR2. GUNICORN_FD also says that the process is a daemon already.
+# Variables by which systemd passes sockets on, and gunicorn after USR2. GUNICORN_FD also marks the process as a daemon.
 _SOCKET_VARIABLES = ("GUNICORN_FD", "GUNICORN_PID", "LISTEN_FDS", "LISTEN_PID")
 _FIRST_SOCKET = 3
-# The length of a digest of a setting.
+# The length of a setting's digest.
 _DIGITS = 16
 
 
@@ -52,11 +52,11 @@ class Handover:
     """The sockets, workers and metrics that a process takes over from the one before it.
 
     Attributes:
-        check: whether it is only to check whether it could.
-        addresses: what the one before listens on, as gunicorn names it: [host, port], a path or a descriptor.
+        check: whether this process is only a check whether it could take over.
+        addresses: the addresses of the one before in gunicorn's form: [host, port], a path or a descriptor.
         workers: the ids of its workers.
         from_systemd: whether its sockets are systemd's.
-        metrics: the directory that it had claimed for its metrics.
+        metrics: the metrics directory that it had claimed.
         metrics_lock: the descriptor of that directory's lock.
     """
 
@@ -69,29 +69,29 @@ class Handover:
 
 
 class _Checked(NamedTuple):
-    """The end of a check: its exit code, and what it wrote."""
+    """The result of a check: its exit code and its output."""
 
     code: int
     output: str
 
 
 def read_handover() -> Handover | None:
-    """Returns what this process takes over, or None for a start of its own. Call it once: it takes the variable away.
+    """Returns the handover to this process, or None for a normal start. Call it once: it removes the variable.
 
-    A process that checks what it could take over changes nothing that the one before it uses.
+    A check changes nothing that the process before it uses.
     """
     text = os.environ.pop(_VARIABLE, None)
     return None if text is None else Handover(**json.loads(text))
 
 
 def read_changed_settings(settings: Settings) -> list[str]:
-    """Returns the names of the settings that are other ones than those of the gateway that serves; [] if unknown."""
+    """Returns the names of the settings that differ from those of the serving gateway; [] if unknown."""
     now, before = _digest(settings), json.loads(os.environ.pop(_SETTINGS_VARIABLE, "{}"))
     return [name for name, digest in now.items() if before.get(name, digest) != digest]
 
 
 def _digest(settings: Settings) -> dict[str, str]:
-    """Returns name → digest, because what can be compared need not be told: settings are also passwords."""
+    """Returns name → digest. Digests are enough for a comparison and reveal no passwords among the settings."""
     values = {row.metadata["name"]: repr(getattr(settings, row.name)) for row in fields(settings)}
     return {name: hashlib.sha256(value.encode()).hexdigest()[:_DIGITS] for name, value in values.items()}
 
@@ -136,7 +136,7 @@ def set_up_reload(
 
 
 def adopt_workers(server: Any, handover: Handover) -> None:
-    """Makes the workers of the process before this one workers of `server`, and lets signals through again."""
+    """Makes the workers of the process before this one workers of `server`, and unblocks signals."""
     server.systemd = handover.from_systemd
     for number, pid in enumerate(handover.workers):
         worker = _OldWorker(pid, number - len(handover.workers))
@@ -152,13 +152,13 @@ def adopt_workers(server: Any, handover: Handover) -> None:
 
 
 class _OldWorker:
-    """Stands for a worker of the process before this one, where gunicorn expects one of its own.
+    """Represents a worker of the process before this one, where gunicorn expects one of its own.
 
     Attributes:
         pid: its id.
-        age: its place in the order of the starts; below those of this process.
+        age: its rank in the order of starts; lower than those of this process.
         aborted: whether gunicorn has aborted it, because it did not end in time.
-        tmp: itself, in place of the file by which a worker shows that it lives.
+        tmp: itself, in place of the file with which a worker shows that it lives.
     """
 
     def __init__(self, pid: int, age: int) -> None:
@@ -173,7 +173,7 @@ class _OldWorker:
         self._retired_s = time.monotonic()
 
     def last_update(self) -> float:
-        """Returns when it last showed that it lives, on the monotonic clock: now, until it is to end."""
+        """Returns the time of its last sign of life, on the monotonic clock: now, until it is told to end."""
         return time.monotonic() if self._retired_s is None else self._retired_s
 
     def close(self) -> None:
@@ -181,14 +181,14 @@ class _OldWorker:
 
 
 def retire_old_workers(server: Any) -> None:
-    """Notes that all adopted workers are told to end now."""
+    """Notes that all adopted workers are being told to end."""
     for worker in server.WORKERS.values():
         if isinstance(worker, _OldWorker):
             worker.retire()
 
 
 def _make_command(server: Any, *more: str) -> tuple[str, list[str], dict[str, str]]:
-    """Returns the program, the arguments and the environment with which this gateway was started, by whatever means."""
+    """Returns the program, the arguments and the environment with which this gateway was started, by any means."""
     environment = {name: value for name, value in server.cfg.env_orig.items() if name not in _SOCKET_VARIABLES}
     return sys.executable, [sys.executable, *sys.orig_argv[1:], *more], environment | {"GUNICORN_FD": ""}
 
@@ -201,7 +201,7 @@ def _check(server: Any, handover: Handover, settings: Settings) -> _Checked:
     environment[_SETTINGS_VARIABLE] = json.dumps(_digest(settings))
     read, write = os.pipe()
     outputs = [(os.POSIX_SPAWN_DUP2, write, number) for number in (1, 2)]
-    os.chdir(server.START_CTX["cwd"])  # By its name, which may by now be that of another directory.
+    os.chdir(server.START_CTX["cwd"])  # By its name, which may have become the name of another directory.
     try:
         child = os.posix_spawn(program, arguments, environment, file_actions=outputs)
     finally:
@@ -217,7 +217,7 @@ def _check(server: Any, handover: Handover, settings: Settings) -> _Checked:
 
 
 def _read_to_end(server: Any, descriptor: int, child: int) -> str:
-    """Returns what `child` writes into a pipe; ends it after CHECK_TIMEOUT_S, or when the gateway is told to stop."""
+    """Returns the output of `child` from a pipe; ends it after CHECK_TIMEOUT_S, or when the gateway is told to stop."""
     deadline_s = time.monotonic() + CHECK_TIMEOUT_S
     output = b""
     while True:
@@ -233,7 +233,7 @@ def _read_to_end(server: Any, descriptor: int, child: int) -> str:
 
 
 def _read_problem(checked: _Checked) -> str | None:
-    """Returns why the reload must not be, or None after passing on what the check has logged."""
+    """Returns the reason against the reload, or None after passing on the check's log lines."""
     lines = checked.output.strip().splitlines()
     logged = [line for line in lines if line.startswith("{")]
     if checked.code in {0, OTHER_ADDRESS}:
@@ -245,7 +245,7 @@ def _read_problem(checked: _Checked) -> str | None:
         end = f"ended with code {checked.code}" if checked.code >= 0 else f"was ended by {_name_signal(-checked.code)}"
         return f"the check of the new settings and code {end} and said nothing. Try again."
     reason = said[-1].removeprefix("The gateway cannot start: ")
-    # The last line of a traceback does not say where.
+    # The last line of a traceback does not name the place.
     places = [line for line in said if line.startswith('File "')]
     return f"{reason} ({places[-1]})" if places else reason
 
@@ -260,7 +260,7 @@ def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) ->
     server.predecessors.forget_own()
     signal.pthread_sigmask(signal.SIG_BLOCK, KEPT_SIGNALS)
     with suppress(queue.Empty):
-        while True:  # Signals that have arrived but were not handled yet.
+        while True:  # Signals that have arrived but are not handled yet.
             number = server.SIG_QUEUE.get_nowait()
             if number in KEPT_SIGNALS - {signal.SIGHUP}:
                 os.kill(os.getpid(), number)
@@ -282,7 +282,7 @@ def _replace_process(server: Any, handover: Handover, *, keeps_sockets: bool) ->
 
 
 def _place(sockets: Sequence[int]) -> None:
-    """Copies sockets to the descriptors at which a program finds those of systemd, and lets it inherit these."""
+    """Copies sockets to the descriptors at which programs expect systemd's sockets, and makes these inheritable."""
     copies = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, _FIRST_SOCKET + len(sockets)) for number in sockets]
     for place, number in enumerate(copies, _FIRST_SOCKET):
         os.dup2(number, place, inheritable=True)

@@ -1,12 +1,12 @@
 """Reads the usual head of a request with one pattern; every other head is left to gunicorn's parser.
 
-gunicorn checks a head in some fifteen steps and each of its fields in ten more, and then makes the environ from the
-result field by field. A plain head has the same meaning to both, which tests/server/test_request_head.py shows; whether
-a head is plain is decided before anything is taken from the connection, so gunicorn's parser gets all of its bytes.
+gunicorn checks a head in some fifteen steps and each field in ten more, and then builds the environ field by field. A
+plain head has the same meaning to both parsers, which tests/server/test_request_head.py shows. Whether a head is plain
+is decided before anything is taken from the connection, so gunicorn's parser gets all of its bytes.
 
-Plain is HTTP/1.1 with a usual method and a path, whole in the first piece that arrives and no longer than gunicorn's
-limit for a single line of it. Names have neither underscores nor repetitions, and no field changes how the connection
-or the body is read: no Transfer-Encoding, Expect or Upgrade, and a Content-Length of digits.
+A plain head is HTTP/1.1 with a usual method and a path, complete in the first piece that arrives and no longer than
+gunicorn's limit for a single line. Its names have neither underscores nor repetitions, and no field changes how the
+connection or the body is read: no Transfer-Encoding, Expect or Upgrade, and a Content-Length of digits.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from gunicorn.http.parser import RequestParser
 from app.server.request_reading import get_unread_bytes
 from app.server.response import BufferedResponse
 
-# Each part ends where a character comes that it cannot have, and never gives back what it took (`*+`, `++`), so this
-# takes linear time. Line ends are CRLF, since no part has a CR or LF. A target that begins with // may be read as the
-# name of a host, and one with # has a fragment. Blanks may come only before a value, where they are stripped.
+# Each part ends at the first character that it cannot contain, and never backtracks (`*+`, `++`), so this takes linear
+# time. Line ends are CRLF, since no part contains CR or LF. A target that begins with // may be read as a host name,
+# and one with # has a fragment. Blanks may come only before a value, where they are stripped.
 _PLAIN_HEAD = re.compile(
     r"(?:DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT) /(?!/)[!\"$-~]*+ HTTP/1\.1"
     r"(?:\r\n[!#$%&'*+\-.^`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+(?<![\t ]))++"
 )
-# Longer lengths have leading zeros, or are of a body that no limit allows.
+# Longer numbers have leading zeros, or belong to a body that no limit allows.
 _MAX_LENGTH_DIGITS = 15
-# A client sends the same names with each request. Those of strangers need not fill the memory.
+# A client sends the same names with each request. The bound keeps strangers' names from filling the memory.
 _MAX_REMEMBERED_NAMES = 1_000
 
 
 class _EnvironKeys(dict[str, str]):
-    """Name of a header as it was sent → its key in the environ."""
+    """Header name as sent → its key in the environ."""
 
     def __missing__(self, name: str) -> str:
         key = name.upper().replace("-", "_")
@@ -57,14 +57,14 @@ _environ_keys = _EnvironKeys()
 
 
 class ReceivedBody(io.BytesIO):
-    """A body that came whole with the head. It has what the worker asks of a body of gunicorn's."""
+    """A body that arrived completely with the head. It has the interface that the worker expects of gunicorn's body."""
 
     failed = False
     reader = LengthReader(None, 0)  # Nothing is left to read.
 
 
 class PlainRequest:
-    """A request with a plain head. It has what gunicorn and the worker ask of gunicorn's `Request`.
+    """A request with a plain head. It has the interface that gunicorn and the worker expect of gunicorn's `Request`.
 
     Attributes:
         unreader: the bytes of the connection.
@@ -77,7 +77,7 @@ class PlainRequest:
         body: the body.
         must_close: whether the connection is to be closed after the response.
         proxy_protocol_info: gunicorn sets it; such requests are not plain.
-        shared: the part of the environ that all requests of the connection have, empty before the first.
+        shared: the part of the environ that all requests of the connection share, empty before the first.
     """
 
     __slots__ = (
@@ -115,7 +115,7 @@ class PlainRequest:
         return [(key.removeprefix("HTTP_").replace("_", "-"), value) for key, value in self.fields.items()]
 
     def force_close(self) -> None:
-        """Has the connection closed after the response."""
+        """Makes the connection close after the response."""
         self.must_close = True
 
     def should_close(self) -> bool:
@@ -123,7 +123,7 @@ class PlainRequest:
         return self.must_close
 
     def make_environ(self, listener: Any, connection: socket.socket, peer: Any, response: Any) -> dict[str, Any]:
-        """Returns the environ that gunicorn would make; `create` has the parameters."""
+        """Returns the environ that gunicorn would build; `create` describes the parameters."""
         if not self.shared:
             self.shared |= wsgi.base_environ(response.cfg) | {
                 "wsgi.multithread": True,
@@ -183,20 +183,20 @@ class _Limits(NamedTuple):
 
 @lru_cache
 def _find_limits(cfg: Any) -> _Limits:
-    """Returns the limits on plain heads. With settings that change what a head means there are none.
+    """Returns the limits on plain heads; zero with settings that change the meaning of a head.
 
     Args:
         cfg: gunicorn's configuration.
     """
     if cfg.is_ssl or cfg.proxy_protocol != "off" or "SCRIPT_NAME" in os.environ:
         return _Limits(0, 0)
-    # gunicorn counts the line end of a field. Zero and less stand for no limit, or for another one.
+    # gunicorn includes the line end in a field's length. Zero and less mean no limit, or another one.
     longest = min(cfg.limit_request_line, cfg.limit_request_field_size - len("\r\n"), MAX_REQUEST_LINE)
     return _Limits(max(0, longest), cfg.limit_request_fields)
 
 
 class ConnectionParser(RequestParser):  # type: ignore[misc]
-    """Reads the requests of one connection, in the place of gunicorn's parser.
+    """Reads the requests of one connection, in place of gunicorn's parser.
 
     Args:
         cfg: gunicorn's configuration.
@@ -213,7 +213,7 @@ class ConnectionParser(RequestParser):  # type: ignore[misc]
         self._shared: dict[str, Any] = {}
         policy = HeaderPolicy()
         policy.cfg, policy.peer_addr = cfg, peer
-        # Environ key → the value that stands for https; empty unless the client is a trusted proxy.
+        # Environ key → the value that means https; empty unless the client is a trusted proxy.
         self._secure_values = {
             _environ_keys[name]: value
             for name, value in policy._peer_trusted_for_forwarded()[0].items()
@@ -225,7 +225,7 @@ class ConnectionParser(RequestParser):  # type: ignore[misc]
 
         Raises:
             StopIteration: there is none, or the connection must be closed.
-            Exception: gunicorn's own, for what is not valid HTTP or too long.
+            Exception: gunicorn's own, for input that is too long or not valid HTTP.
             OSError: the connection broke.
         """
         last = self.mesg
@@ -243,7 +243,7 @@ class ConnectionParser(RequestParser):  # type: ignore[misc]
         return request
 
     def _read_plain(self, received: bytes) -> PlainRequest | None:
-        """Returns the request that these bytes begin with, if its head is plain. Otherwise they stay untouched."""
+        """Returns the request that these bytes begin with, if its head is plain. Otherwise the bytes stay unread."""
         end = received.find(b"\r\n\r\n", 0, self._max_head_bytes)
         if end < 0:
             return None

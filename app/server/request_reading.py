@@ -1,8 +1,8 @@
-"""How a worker reads requests: in short turns, within a total time, and without parsing bodies that nobody will use.
+"""Reading of requests: in short turns, within a total time, and without parsing bodies that nobody will use.
 
 gevent's sockets wait only if there is nothing to read, so a client that sends bodies or requests without a pause would
-keep the worker to itself. Chunked bodies make that cheap for the client: a chunk of one byte costs as much to parse as
-one of a megabyte.
+occupy the worker. Chunked bodies make that cheap for the client: a chunk of one byte costs as much to parse as one of a
+megabyte.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from app.yielding import PAUSE_S
 TURN_S = 0.002
 
 _RECEIVED_BYTES = 8_192
-# How much is received where a chunk's size is expected. Parsing this much takes half a millisecond if all chunks have
-# one byte, at 2.8 µs each.
+# The number of bytes received where a chunk size is expected. Parsing this many takes half a millisecond if all chunks
+# have one byte, at 2.8 µs each.
 _RECEIVED_CHUNK_BYTES = 1_024
-# Encoders that send each token as a chunk of its own stay below this up to 100 KB. Beyond it chunks must have this mean
-# size, so that parsing them takes no longer than what is done with the body afterwards.
+# Encoders that send each token as its own chunk stay below this up to 100 KB. Beyond it chunks must have this mean
+# size, so that parsing them takes no longer than the later work on the body.
 _FREE_CHUNKS = 20_000
 _MIN_MEAN_CHUNK_BYTES = 64
 # No client sends more than a few trailers, and gunicorn searches all of them again whenever a piece arrives.
 _MAX_TRAILER_BYTES = 8_190
 
-# From this length on a body is put together from its pieces in one copy; gunicorn's buffers copy it three times.
+# From this length on, a body is assembled from its pieces in one copy; gunicorn's buffers copy it three times.
 _LARGE_BYTES = 65_536
 
-# The most unread bytes of a body for which a connection is kept. A refused body is not parsed, so the end of a chunked
-# one is unknown and its connection is closed.
+# The most unread body bytes for which a connection is kept. A refused body is not parsed, so the end of a chunked one
+# is unknown and its connection is closed.
 _MAX_KEPT_UNREAD_BYTES = 1 << 20
 _DISCARDED_BYTES = 1 << 18
-# How long a connection that is to be closed waits for more of a refused body, as nginx' lingering_timeout does.
+# How long a connection that is about to close waits for more of a refused body, like nginx' lingering_timeout.
 _DISCARD_IDLE_S = 5.0
 
 
@@ -74,12 +74,12 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
             self.mxchunk = _RECEIVED_CHUNK_BYTES
             reader.limit_trailer_section = _MAX_TRAILER_BYTES
             reader.parser = _raise_if_tiny(reader.parser)
-            # The request refers to the body and the body to the reader: a cycle, in which an upload that broke off
-            # would keep its bytes until all objects are examined.
+            # The request refers to the body and the body to the reader. In this cycle, an upload that broke off would
+            # keep its bytes until the next full collection.
             reader.req = weakref.proxy(reader.req)
 
     def end_request(self) -> None:
-        """Removes the limits of a request; the wait for the next one has its own. Pauses if that is already here."""
+        """Removes the limits of a request; waiting for the next has its own. Pauses if the next is here already."""
         self.mxchunk = _RECEIVED_BYTES
         self._deadline_s = math.inf
         if self.buf.getvalue():
@@ -90,7 +90,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
 
         Raises:
             BodyTooSlow: the whole body has taken longer than it may.
-            TimeoutError: nothing came for as long as the socket's timeout.
+            TimeoutError: nothing arrived within the socket's timeout.
         """
         begun_s = time.monotonic()
         if self._loop.iteration != self._turn:
@@ -104,7 +104,7 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         return super().chunk(size_hint)  # type: ignore[no-any-return]
 
     def read(self, size: int | None = None, read_ahead: int | None = None) -> bytes:
-        """Returns `size` bytes, fewer at the connection's end; without `size`, what is there or comes next."""
+        """Returns `size` bytes, fewer at the connection's end; without `size`, the bytes available now or next."""
         if size is None or size < _LARGE_BYTES:
             return super().read(size, read_ahead)  # type: ignore[no-any-return]
         pieces = [self.take_buffered()]
@@ -115,17 +115,17 @@ class PacedUnreader(SocketUnreader):  # type: ignore[misc]
         received = b"".join(pieces)
         if left >= 0:
             return received
-        self.unread(received[size:])  # The next request has begun.
+        self.unread(received[size:])  # The rest belongs to the next request.
         return received[:size]
 
     def _begin_turn(self, now_s: float) -> None:
-        # Each pass of gevent's loop serves all sockets that are ready. So if the loop has passed since the last read,
-        # because that read or the provider's response had to be waited for, then others had their turn.
+        # Each pass of gevent's loop serves all ready sockets. So if the loop has passed since the last read, because
+        # that read or the provider's response required waiting, then others had their turn.
         self._turn = self._loop.iteration
         self._turn_ends_s = now_s + TURN_S
 
     def _receive_until_deadline(self, size_hint: int | None, left_s: float) -> bytes:
-        # Imported here, because gunicorn's main process imports this module and should load nothing of the application.
+        # Imported here, because gunicorn's main process imports this module and should not load the application.
         from app.errors import BodyTooSlow
 
         try:
@@ -143,20 +143,20 @@ _read_buffered = Body.read
 
 
 def read_directly(body: Body, size: int | None = None) -> bytes:
-    """Returns the next `size` bytes of a body, as `Body.read` does, which keeps a copy of them meanwhile."""
+    """Returns the next `size` bytes of a body like `Body.read`, but without that method's copy of them."""
     if size is None or size < _LARGE_BYTES or body.buf.tell() or not isinstance(body.reader, LengthReader):
         return _read_buffered(body, size)  # type: ignore[no-any-return]
     return body._read_reader(size)  # type: ignore[no-any-return]
 
 
 def _let_others_run() -> None:
-    """Waits until all that is ready now has had its turn: greenlets, sockets and timers.
+    """Waits until everything that is ready now has had its turn: greenlets, sockets and timers.
 
     A sleep would do that too, but takes a millisecond even if nothing else is ready, because libev rounds up. A single
-    connection that sends request after request would get a third fewer responses.
+    connection that sends one request after another would get a third fewer responses.
     """
     hub = gevent.get_hub()
-    # While it is active, the loop does not wait for sockets. The check comes after one look at them, and last.
+    # While `idle` is active, the loop does not wait for sockets. `check` runs after one poll of them, and last.
     idle, check = hub.loop.idle(), hub.loop.check(priority=hub.loop.MINPRI)
     idle.start(_do_nothing)
     try:
@@ -171,7 +171,7 @@ def _do_nothing() -> None:
 
 
 def _has_data(sock: socket.socket) -> bool:
-    """Returns whether a read would find something at once."""
+    """Returns whether a read would return data at once."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0"))
     return bool(count)
 
@@ -180,7 +180,7 @@ def _raise_if_tiny(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yields the chunks of a body.
 
     Raises:
-        BadRequest: there are very many of them, and they are very small.
+        BadRequest: there are too many of them, and they are very small.
     """
     from app.errors import BadRequest
 
@@ -198,10 +198,10 @@ def _raise_if_tiny(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def get_unread_bytes(body: Any) -> float:
-    """Returns how much of a request's body was not read; infinity if that is unknown.
+    """Returns the number of unread bytes of a request's body; infinity if it is unknown.
 
     Args:
-        body: gunicorn's body, after the application has read what it wanted.
+        body: gunicorn's body, after the application has finished reading.
     """
     reader = body.reader
     if body.failed:
@@ -212,7 +212,7 @@ def get_unread_bytes(body: Any) -> float:
 
 
 def can_be_kept(body: Any) -> bool:
-    """Returns whether a connection may bring another request after a request with this body."""
+    """Returns whether the connection can serve another request after a request with this body."""
     return get_unread_bytes(body) <= _MAX_KEPT_UNREAD_BYTES
 
 
@@ -222,8 +222,8 @@ def discard_unread_body(req: Any, sock: socket.socket, timeout_s: float, *, clos
     Args:
         req: gunicorn's request.
         sock: the connection.
-        timeout_s: how long that may take.
-        closing: whether the connection is closed afterwards.
+        timeout_s: the time limit.
+        closing: whether the connection will be closed afterwards.
 
     Returns:
         Whether the end of the body was reached.
@@ -248,5 +248,5 @@ def discard_unread_body(req: Any, sock: socket.socket, timeout_s: float, *, clos
             gevent.sleep(PAUSE_S)
     if left > 0:
         return False
-    req.body.reader.length = 0  # gunicorn would read the rest of the body before the next request.
+    req.body.reader.length = 0  # Keeps gunicorn from reading the rest of the body before the next request.
     return True

@@ -27,19 +27,19 @@ from app.server.request_reading import can_be_kept
 
 # A client that sends an invalid request may not read the response either.
 _ERROR_SEND_TIMEOUT_S = 5
-# How much of a request line is searched for its path; all paths with a format of their own are shorter.
+# The part of a request line that is searched for its path; all paths with their own format are shorter.
 _MAX_PATH_BYTES = 500
 
 
 # Names of token characters, and values without control characters (RFC 9110 sections 5.1 and 5.5).
 _HEADERS = re.compile(r"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 
-# Texts of callers and providers are in the bodies, so no browser may guess that one is HTML.
+# Bodies contain texts of callers and providers, so no browser may guess that one is HTML.
 _NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
 
-# Each key with limits has headers of its own, which are replaced now and then.
+# Each key with limits has its own headers, which are replaced now and then.
 _MAX_REMEMBERED = 256
-# id of headers → these headers, and their lines.
+# id of a headers object → the object, and its lines.
 _remembered: dict[int, tuple[Mapping[str, str], str]] = {}
 
 
@@ -52,7 +52,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         cfg: gunicorn's configuration.
     """
 
-    # What gunicorn's own `__init__` sets for each response.
+    # The attributes that gunicorn's own `__init__` sets for each response.
     version = SERVER
     status: str | None = None
     chunked = must_close = headers_sent = upgrade = _omits_body = _omits_body_warned = False
@@ -68,9 +68,9 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         self.headers: list[tuple[str, str]] = []
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Takes the status and the headers from the application, as WSGI has it.
+        """Accepts the status and the headers from the application, by WSGI.
 
-        gunicorn's own method is for what needs more steps: a response without a body, and one that fails.
+        gunicorn's own method handles the cases with more steps: a response without a body, and one that fails.
         """
         code = _get_status_with_body(status)
         if not code or self.req.method == "HEAD" or self.status is not None or exc_info is not None:
@@ -82,10 +82,10 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return self.write
 
     def process_headers(self, headers: list[tuple[str, str]]) -> None:
-        """Takes the headers from the application; `send_headers` checks all of them at once.
+        """Accepts the headers from the application; `send_headers` checks all of them at once.
 
-        gunicorn's own method checks each name and each value by itself, which takes 8 µs longer. It is called only for
-        headers of the connection, which it drops; the gateway sets none.
+        gunicorn's own method checks each name and each value separately, which takes 8 µs longer. It is called only for
+        headers about the connection, which it drops; the gateway sets none.
         """
         for name, value in headers:
             if name == "Content-Length":
@@ -104,13 +104,13 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return [f"HTTP/{major}.{minor} {self.status}\r\n{server}Connection: {connection}\r\n{coding}"]
 
     def add_shared_headers(self, headers: Mapping[str, str]) -> None:
-        """Adds headers that other responses have too: the same object, whose lines are made and checked once.
+        """Adds headers that are shared between responses: the same object, whose lines are made and checked once.
 
         Args:
-            headers: by name, none of them about the connection or the body; they must not change any more.
+            headers: by name, none of them about the connection or the body; they must not change afterwards.
 
         Raises:
-            InvalidResponseHeader: a header has characters that it must not have.
+            InvalidResponseHeader: a header has characters that are not allowed.
         """
         known = _remembered.get(id(headers))
         if known is None or known[0] is not headers:
@@ -123,13 +123,13 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         """Encodes the head; it is sent with the first piece of the body, or at the end.
 
         Raises:
-            InvalidResponseHeader: a header has characters that it must not have.
+            InvalidResponseHeader: a header has characters that are not allowed.
         """
         if not self.headers_sent:
             if not can_be_kept(self.req.body):
                 self.must_close = True
             headers = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
-            # The number of lines shows that no value has a line end.
+            # The number of lines proves that no value has a line end.
             if _HEADERS.fullmatch(headers) is None or headers.count("\n") != len(self.headers):
                 raise InvalidResponseHeader("A header of the response has invalid characters.")
             head = f"{''.join(self.default_headers())}{_NO_SNIFFING}{headers}{self._shared}\r\n"
@@ -143,7 +143,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def push(self, block: bytes) -> bool:
-        """Sends as much of a block of the body as is possible at once; part of the relay's Channel protocol.
+        """Sends as much of a block of the body as possible at once; part of the relay's Channel protocol.
 
         Returns:
             Whether all of it was sent. If not, `flush` sends the rest.
@@ -153,7 +153,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         """
         encoded = self._encode(block)
         try:
-            # The gevent socket's own `send` would wait, which code that runs in gevent's loop must not.
+            # The gevent socket's own `send` would wait, and code in gevent's loop must not wait.
             sent = os.write(self.sock.fileno(), encoded)
         except BlockingIOError:
             sent = 0
@@ -161,19 +161,19 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         return not self._unsent
 
     def get_raw_socket(self) -> int | None:
-        """Returns the number of the client's socket, to which chunks may be written as they are; see `Channel`."""
+        """Returns the number of the client's socket, to which chunks may be written directly; see `Channel`."""
         can_be_raw = self.chunked and self.headers_sent and not self._unsent
         return self.sock.fileno() if can_be_raw else None
 
     def keep_unsent(self, rest: bytes) -> None:
-        """Has `flush` send the part of a chunk that could not be written to the socket."""
+        """Makes `flush` send the part of a chunk that could not be written to the socket."""
         self._unsent = rest
 
     def flush(self) -> None:
         """Sends the part of a block that could not be sent, waiting for the client to read.
 
         Raises:
-            OSError: the connection is broken, or the client read nothing for as long as the socket's timeout.
+            OSError: the connection is broken, or the client read nothing within the socket's timeout.
         """
         self._send(b"")
 
@@ -187,14 +187,14 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         if self._unsent:
             data, self._unsent = self._unsent + data, b""
         sent = self.sock.send(data)
-        # sendall's timeout is for all of the data. Here it is for each part, so that a slow client that does read may
-        # take as long as it needs.
+        # sendall's timeout is for all of the data. Here it is for each part, so that a slow client may take as long as
+        # it needs, if it keeps reading.
         while sent < len(data):
             sent += self.sock.send(memoryview(data)[sent:])
 
 
 def _make_lines(headers: Mapping[str, str]) -> str:
-    """Returns the lines of some headers, checked; `send_headers` does the same without a call of its own."""
+    """Returns the checked lines of some headers; `send_headers` does the same without a separate call."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if _HEADERS.fullmatch(lines) is None or lines.count("\n") != len(headers):
         raise InvalidResponseHeader("A header of the response has invalid characters.")
@@ -203,7 +203,7 @@ def _make_lines(headers: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=1)
 def _make_server_lines(second: int) -> str:
-    """Returns the lines with the server's name and the time, made once a second."""
+    """Returns the lines with the server's name and the time, updated once a second."""
     return f"Server: {SERVER}\r\nDate: {formatdate(second, usegmt=True)}\r\n"
 
 
@@ -221,7 +221,7 @@ def _is_special(name: str) -> bool:
     return name.lower() == "content-length" or bool(util.is_hoppish(name))
 
 
-# The path of the request that could not be parsed, as far as it is known, for the format of its error.
+# The path of a request that could not be parsed, as far as it is known; it decides the format of the error.
 refused_path: ContextVar[str] = ContextVar("refused_path", default="")
 
 _ADVICE = {
@@ -233,19 +233,19 @@ _ADVICE = {
 def write_error(connection: socket.socket, status: int, reason: str, message: str) -> None:
     """Writes the response to a request that could not be parsed, in the error format of the path in `refused_path`.
 
-    Such a request never reaches the application; the worker class has given it its id. The signature is that of
+    Such a request never reaches the application; the worker class has given it an id. The signature is that of
     `gunicorn.util.write_error`, whose response is HTML.
 
     Raises:
         OSError: the connection is broken, or the client does not read.
     """
-    # gunicorn's main process imports this module and should load nothing of the application.
+    # gunicorn's main process imports this module and should not load the application.
     from app.errors import FAILED, BadRequest, GatewayError
     from app.logs import get_request_id, redact
     from app.services.endpoints import find_error_shape
 
     error = GatewayError(FAILED, status=status)
-    if status != 500:  # Also for 501: an unknown transfer coding is the client's mistake.
+    if status != 500:  # This includes 501: an unknown transfer coding is the client's mistake.
         text = redact(message or reason)[:200]
         advice = _ADVICE.get(status, f"This is not a valid HTTP request: {text}. Check the client.")
         error = BadRequest(advice, status=status)
@@ -261,11 +261,11 @@ def write_error(connection: socket.socket, status: int, reason: str, message: st
 
 
 def find_path(req: Any, error: BaseException) -> str:
-    """Returns the path of a request that failed, as far as it is known, or "".
+    """Returns the path of a request that failed, as far as it is known; otherwise "".
 
     Args:
         req: gunicorn's request; None if it could not be parsed.
-        error: why it failed. The frames of its traceback have what was parsed, because gunicorn keeps that nowhere.
+        error: why it failed. Only the frames of its traceback have the parsed data, because gunicorn keeps none.
     """
     if req is not None:
         return str(req.path or "")

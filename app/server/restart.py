@@ -1,13 +1,13 @@
-"""A restart without a gap: the workers of before serve until those of the new start are ready.
+"""A restart without a gap: the old workers serve until those of the new start are ready.
 
-systemd holds the listening socket (deploy/gateway.socket), so it refuses no connection between a stop and a start. But
+systemd holds the listening socket (deploy/gateway.socket), so no connection is refused between a stop and a start. But
 a stop lasts as long as the drain, and connections would wait for it. A restart begins with the same signal as a stop,
 unless the unit names another one (RestartKillSignal). With RESTART_HANDOVER the main process ends at once on that one,
-so the next one can start, and its workers go on. The next one tells them to drain when its own workers are ready. If
-none comes, they drain by themselves. If one is restarted before its workers are ready, it hands all of them on.
+so that the next can start, and its workers go on. The next tells them to drain when its own workers are ready. If none
+comes, they drain by themselves. If one is restarted before its workers are ready, it hands all of them on.
 
-It may also be killed. So it notes its workers in the file of the handover whenever they change, and itself with them:
-as long as it lives, they are its own, and nobody else tells them to drain.
+A main process may also be killed. So it notes its workers in the handover file whenever they change, together with
+itself: as long as it lives, the workers are its own, and no other process tells them to drain.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any
 
 from app.server.life_log import log_life
 
-# RestartKillSignal of deploy/gateway.service. gunicorn, Python and terminals use none of the real-time signals.
-# Where there are none, as on macOS, there is no systemd either.
+# RestartKillSignal of deploy/gateway.service. gunicorn, Python and terminals use none of the real-time signals. Systems
+# without them, such as macOS, have no systemd either.
 RESTART_SIGNAL = signal.Signals(getattr(signal, "SIGRTMIN", signal.SIGTERM))
 # How long workers serve after the end of their main process or the last sign of a start, in seconds.
 SERVES_ON_S = 10.0
-# Between two looks whether a worker that is no child has ended.
+# The interval of checks whether a worker that is not a child process has ended.
 _LOOK_S = 0.1
-# What stands in the file for a main process begins so. For a worker it is only its start, and earlier code passes over
-# all else.
+# Entries of main processes in the file begin with this. A worker's entry is only its start time, and earlier code
+# ignores all other entries.
 _MAIN = "main "
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -41,8 +41,8 @@ class _Orphan:
     """The state of a worker without a main process.
 
     Attributes:
-        file: the file about the workers, by whose time a start shows that it goes on; None if it drains at once.
-        since_s: since when it has no main process, on the monotonic clock.
+        file: the handover file, whose timestamp a start renews while it goes on; None if the worker drains at once.
+        since_s: the time since which it has no main process, on the monotonic clock.
         is_draining: whether it has told itself to drain.
     """
 
@@ -52,10 +52,10 @@ class _Orphan:
 
 
 class Predecessors:
-    """The workers of main processes before this one that still live.
+    """The live workers of earlier main processes.
 
     Args:
-        path: the file in which the one before has left them, and in which they are handed on.
+        path: the file in which the earlier process has left them, and in which they are handed on.
 
     Attributes:
         serving: the ids of those that were not told to drain yet.
@@ -64,36 +64,36 @@ class Predecessors:
     def __init__(self, path: Path) -> None:
         self._path = path
         left = _read_file(path)
-        # Main processes that were killed. They stay in the file, so that their workers see there that they were.
+        # Killed main processes. They stay in the file, so that their workers can see that they were killed.
         self._killed = {pid: text for pid, text in left.items() if text.startswith(_MAIN)}
         if any(text == _describe_main(pid) or not text.endswith(_read_boot()) for pid, text in self._killed.items()):
-            # One lives, so the workers are its own; or the host was started since, so all are gone.
+            # One of them lives, so the workers are its own; or the host was restarted since, so all are gone.
             self._killed, left = {}, {}
-        # The id of a process that has ended may be another's by now.
+        # The id of a process that has ended may belong to another process by now.
         self._starts = {pid: started for pid, started in left.items() if _read_start(pid) == started}
         self.serving = list(self._starts)
         self._noted: frozenset[int] | None = None
 
     def tell(self) -> None:
-        """Tells them that a start goes on, so that they serve until it is done."""
+        """Tells them that a start is in progress, so that they serve until it is done."""
         with suppress(OSError):
             os.utime(self._path)
 
     def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Tells them to drain, or to end at once with SIGQUIT, and leaves nothing to a next start until `note` does."""
+        """Tells them to drain, or with SIGQUIT to end at once, and leaves nothing to a next start until `note` does."""
         self._path.unlink(missing_ok=True)
         self._killed, self._noted = {}, None
         while self.serving:
-            with suppress(OSError):  # It has ended, and its id may be that of another user's process.
+            with suppress(OSError):  # It has ended, and its id may belong to another user's process.
                 os.kill(self.serving.pop(), number)
 
     def wait(self, deadline_s: float) -> None:
-        """Waits until all have ended, but not longer than until `deadline_s` on the monotonic clock."""
+        """Waits until all have ended, but no longer than until `deadline_s` on the monotonic clock."""
         while time.monotonic() < deadline_s and any(_read_start(pid) == at for pid, at in self._starts.items()):
             time.sleep(_LOOK_S)
 
     def hand_on(self, workers: Collection[int]) -> int:
-        """Leaves them to the next main process, with the workers of this one; returns how many serve on.
+        """Leaves them and the workers of this process to the next main process; returns how many go on serving.
 
         Raises:
             OSError: the file cannot be written.
@@ -101,14 +101,14 @@ class Predecessors:
         return self._leave(workers, {})
 
     def note(self, workers: Collection[int]) -> None:
-        """Leaves them and the workers of this process to a next one if this one is killed; call it at each change."""
+        """Leaves them and this process's workers to a next one in case this one is killed; call it at each change."""
         if self._noted != (now := frozenset(workers)):
-            with suppress(OSError):  # Then they drain by themselves.
+            with suppress(OSError):  # Otherwise they drain by themselves.
                 self._leave(now, {os.getpid(): _describe_main(os.getpid())})
                 self._noted = now
 
     def forget_own(self) -> None:
-        """Takes back what `note` has left of this process, because it passes its workers on in another way."""
+        """Removes this process's entries made by `note`, because it passes its workers on in another way."""
         with suppress(OSError):
             if self.serving:
                 self._leave((), {})
@@ -123,7 +123,7 @@ class Predecessors:
         return len(left)
 
     def let_serve_on(self) -> None:
-        """Makes the workers that this process starts from now on serve on when it ends."""
+        """Makes workers started by this process from now on continue to serve when it ends."""
         _Orphan.file = self._path
 
 
@@ -132,9 +132,9 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
 
     Args:
         server: gunicorn's arbiter.
-        predecessors: workers of earlier main processes. Where one restart follows another before the new workers are
+        predecessors: workers of earlier main processes. If one restart follows another before the new workers are
             ready, only these serve, so they are handed on too.
-        may_hand_over: whether there can be a next one at the same socket. If not, the signal is like SIGTERM.
+        may_hand_over: whether a next main process can exist at the same socket. If not, the signal is like SIGTERM.
     """
 
     def on_restart() -> None:
@@ -149,7 +149,7 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
                 if server.pidfile is not None:
                     server.pidfile.unlink()
                 sys.exit(0)
-        raise StopIteration  # As gunicorn stops.
+        raise StopIteration  # Stops the way gunicorn stops.
 
     manage_workers = server.manage_workers
 
@@ -160,13 +160,13 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
     if may_hand_over:
         predecessors.let_serve_on()
         server.manage_workers = manage_and_note
-    # gunicorn calls the handler that has the signal's name.
+    # gunicorn calls the handler with the signal's name.
     setattr(server, f"handle_{server.SIG_NAMES[RESTART_SIGNAL]}", on_restart)
     signal.signal(RESTART_SIGNAL, server.signal)
 
 
 def is_serving_on(worker: Any) -> bool:
-    """Returns whether this worker goes on although its main process has ended; begins its drain in time.
+    """Returns whether this worker goes on although its main process has ended; starts its drain in time.
 
     A worker calls it once a second.
     """
@@ -178,7 +178,7 @@ def is_serving_on(worker: Any) -> bool:
         _tell_unless_handed_over(worker.ppid)
     if _Orphan.file is None or (now_s - _Orphan.since_s > SERVES_ON_S and not _is_recent(_Orphan.file)):
         _Orphan.is_draining = True
-        worker.gateway_stops[0] = True  # For all workers of this main process: none has one.
+        worker.gateway_stops[0] = True  # For all workers of this main process: none of them has one any more.
         os.kill(os.getpid(), signal.SIGTERM)
     return True
 
@@ -198,7 +198,7 @@ def _is_recent(path: Path) -> bool:
 
 
 def _read_file(path: Path) -> dict[int, str]:
-    """Returns id → start of the workers in the file, and id → `_describe_main`; {} if there is no file."""
+    """Returns worker id → start time, and main process id → `_describe_main`, from the file; {} without a file."""
     try:
         return {int(pid): str(started) for pid, started in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError):
@@ -206,7 +206,7 @@ def _read_file(path: Path) -> dict[int, str]:
 
 
 def _describe_main(pid: int) -> str:
-    """Returns what stands in the file for a main process: its start, and in which boot of the host that was."""
+    """Returns a main process's entry in the file: its start time, and the boot of the host."""
     return f"{_MAIN}{_read_start(pid)} {_read_boot()}"
 
 
@@ -218,7 +218,7 @@ def _read_boot() -> str:
 
 
 def _read_start(pid: int) -> str | None:
-    """Returns when a process started, in the kernel's ticks; None if there is none."""
+    """Returns the start time of a process, in the kernel's ticks; None if it does not exist."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The signals of gunicorn's main process: none is lost over a reload, and a stop does not wait for one."""
+"""The signals of gunicorn's main process: none is lost during a reload, and a stop does not wait for a reload."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any
 
 from app.server.restart import RESTART_SIGNAL
 
-# The signals that end the process. They go before a reload, which would lose them or begin anew what is to end.
+# The signals that end the process. They precede a reload, which would lose them or restart a process that should end.
 _ENDS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, RESTART_SIGNAL}
-# Signals that must not be lost while the process has no handlers. The kernel keeps blocked signals, even over an
-# execution.
+# Signals that must not be lost while the process has no handlers. The kernel keeps blocked signals even across an exec.
 KEPT_SIGNALS = _ENDS | {
     signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH
 }  # fmt: skip
 
 
 def take_ends_first(server: Any) -> None:
-    """Makes `server`, gunicorn's arbiter, forget all other signals when one tells it to end, and reload last.
+    """Makes `server`, gunicorn's arbiter, drop all other signals when one tells it to end, and otherwise reload last.
 
-    gunicorn takes all that have arrived at once, and those behind a reload would be lost with the process.
+    gunicorn takes all pending signals at once, and those after a reload would be lost with the process.
     """
     wait_for_signals = server.wait_for_signals
 
@@ -33,7 +32,7 @@ def take_ends_first(server: Any) -> None:
 
 
 def is_told_to_end(server: Any) -> bool:
-    """Looks through the signals that wait for gunicorn's main loop, and leaves them there."""
+    """Checks the signals that wait for gunicorn's main loop, without removing them."""
     waiting = []
     with suppress(queue.Empty):
         while True:

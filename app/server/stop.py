@@ -1,4 +1,4 @@
-"""A stop of the whole gateway: one line in the log, and a mark by which workers tell it from their replacement."""
+"""A stop of the whole gateway: one log line, and a flag by which workers distinguish it from their replacement."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from app.server.restart import Predecessors
 
 
 def set_up_stop(server: Any, predecessors: Predecessors) -> None:
-    """Makes a stop write a line, and end all workers that serve at the socket, also those of earlier main processes.
+    """Makes a stop write a line and end all workers at the socket, including those of earlier main processes.
 
-    A worker gets SIGTERM also when another one replaces it. So before a stop `server.gateway_stops[0]` becomes 1, in
+    A worker also gets SIGTERM when another one replaces it. So before a stop `server.gateway_stops[0]` becomes 1, in
     memory that all workers of this process share.
 
     Args:
         server: gunicorn's arbiter.
-        predecessors: workers of earlier main processes, which would keep the socket open otherwise.
+        predecessors: workers of earlier main processes; otherwise these would keep the socket open.
     """
     stop, reap_workers = server.stop, server.reap_workers
     server.gateway_stops = mmap.mmap(-1, 1)
 
     def reap_quietly() -> None:
-        # gunicorn stops when a worker cannot start. A second one would raise out of that stop, and cut it short.
+        # gunicorn stops when a worker cannot start. A second such worker would raise out of that stop and cut it short.
         with suppress(HaltServer):
             reap_workers()
 
@@ -49,7 +49,7 @@ def set_up_stop(server: Any, predecessors: Predecessors) -> None:
 
 
 def stop_while_checking(server: Any, check: int) -> None:
-    """Makes SIGTERM and SIGINT stop this process in an orderly way, until gunicorn has its own handlers.
+    """Makes SIGTERM and SIGINT stop this process in order until gunicorn has its own handlers.
 
     Args:
         server: gunicorn's arbiter.

@@ -1,13 +1,13 @@
-"""gunicorn's gevent worker, adapted: it closes idle connections when it stops, and it bounds its waits for clients.
+"""gunicorn's gevent worker, adapted: it closes idle connections when it stops, and limits its waits for clients.
 
-Idle connections: a gunicorn worker that stops waits for every open connection until the graceful timeout, even for
-those that are idle. SDKs and proxies keep such connections open, so every deploy would take that long and leave no time
-to ship the journal. Here they are closed after LINGER_S.
+Idle connections: a stopping gunicorn worker waits for every open connection until the graceful timeout, even for idle
+ones. SDKs and proxies keep such connections open, so every deploy would take that long and leave no time to ship the
+journal. Here they are closed after LINGER_S.
 
-Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. Here both are
-bounded. `request_reading.py` says how much of a worker one client's request can take.
+Waits: gunicorn waits without a limit for a client that sends half a body or reads half a response. Here both waits are
+limited. `request_reading.py` describes how much of a worker one client's request can take.
 
-`request_head.py` reads the usual requests; all others are gunicorn's own. `response.py` has the response class and the
+`request_head.py` reads the usual requests; gunicorn parses all others. `response.py` has the response class and the
 errors for requests that are not HTTP.
 """
 
@@ -34,11 +34,11 @@ from app.server.request_reading import PacedUnreader, discard_unread_body, read_
 from app.server.response import BufferedResponse, find_path, refused_path, write_error
 from app.server.restart import is_serving_on
 
-# How long after the signal to stop an idle connection may still bring a request; its response has "Connection: close".
-# A proxy that has just chosen the connection needs milliseconds.
+# How long after the stop signal an idle connection may still bring a request; its response has "Connection: close". A
+# proxy that has just chosen the connection needs milliseconds.
 LINGER_S = 1.0
 
-# How long after a worker that could not start gunicorn starts the next one.
+# The pause before gunicorn replaces a worker that could not start.
 START_RETRY_S = 2.0
 
 
@@ -49,11 +49,11 @@ class _IdleTimeout(BaseException):
 class _IdleWait:
     """The wait of one greenlet for its connection's next request, as a context manager.
 
-    `GatewayWorker.notify` ends those that take too long. A timer of gevent for each would cost a request 15 µs.
+    `GatewayWorker.notify` ends waits that take too long. A gevent timer for each would cost a request 15 µs.
 
     Args:
-        waits: the waits of the worker, among which this one is while it lasts.
-        timeout_s: how long it may take, in seconds.
+        waits: the worker's current waits, which include this one while it lasts.
+        timeout_s: its time limit, in seconds.
     """
 
     __slots__ = ("ends_s", "greenlet", "waits")
@@ -78,12 +78,12 @@ class _IdleWait:
 
 
 class GatewayWorker(GeventWorker):  # type: ignore[misc]
-    """The worker class that gunicorn.conf.py names.
+    """The worker class of gunicorn.conf.py.
 
     Attributes:
-        others_serve: whether there are other workers that serve; set after the fork.
-        gateway_stops: its first byte is 1 once all of the gateway stops, and not only this worker; set after the fork.
-        settings: those of the main process; set after the fork.
+        others_serve: whether other workers serve; set after the fork.
+        gateway_stops: its first byte is 1 once the whole gateway stops, and not only this worker; set after the fork.
+        settings: the settings of the main process; set after the fork.
     """
 
     others_serve = False
@@ -91,10 +91,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
     settings: Settings
 
     def patch(self) -> None:
-        """Patches the standard library for gevent, which has the installed packages read once for that.
+        """Patches the standard library for gevent; the installed packages are read only once for this.
 
-        By default gevent reads all of them 25 times, in search of plugins: a tenth of the time that a worker takes to
-        start.
+        By default gevent reads all of them 25 times, in search of plugins: a tenth of a worker's start time.
         """
         read_packages = metadata.entry_points
         metadata.entry_points = read_packages().select
@@ -124,9 +123,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             self._give_up_start(error)
 
     def _give_up_start(self, error: Exception | SystemExit) -> None:
-        """Ends this worker, which cannot start, and the gateway only if no other one serves.
+        """Ends this worker, which cannot start; ends the gateway only if no other worker serves.
 
-        gunicorn would stop all because of one, and print the traceback a second time.
+        gunicorn would stop all workers because of one, and print the traceback a second time.
         """
         from app.logs import log_event
 
@@ -136,7 +135,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
             else "The gateway stops. Correct the code or the settings, and start it again."
         )
         said: dict[str, Any] = {"error": error}
-        if isinstance(error, SystemExit):  # With a sentence for the operator.
+        if isinstance(error, SystemExit):  # It carries a sentence for the operator.
             said = {"reason": str(error.code).removeprefix("The gateway cannot start: ")}
         log_event("worker_start_failed", level="error", next_step=next_step, **said)
         if not self.others_serve:
@@ -154,10 +153,10 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         self._body_timeout_s = self.settings.client_body_timeout_s
 
     def handle_request(self, listener_name: Any, req: Any, sock: socket.socket, addr: Any) -> None:
-        """Serves one request; gives up when the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.
+        """Serves one request; gives up if the client neither sends nor reads for CLIENT_SEND_TIMEOUT seconds.
 
         Raises:
-            StopIteration: the connection is to be closed; gunicorn closes it and logs nothing.
+            StopIteration: the connection must be closed; gunicorn closes it and logs nothing.
             OSError: the connection broke.
         """
         timeout_s = self._send_timeout_s
@@ -202,7 +201,8 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
                 raise
             from app.logs import log_event
 
-            # An error response is no longer possible. Closing the connection shows the client that this one was cut.
+            # An error response is no longer possible. Closing the connection shows the client that the response was cut
+            # off.
             log_event("response_failed", level="error", error=error)
             raise StopIteration from None
         except (gevent.GreenletExit, SystemExit):
@@ -210,7 +210,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         return bool(response.should_close())
 
     def _respond(self, environ: dict[str, Any], response: BufferedResponse) -> None:
-        """Calls the application and sends what it returns. A relay is given the response, to send events itself."""
+        """Calls the application and sends its result. A relay gets the response object and sends events itself."""
         blocks = self.wsgi(environ, response.start_response)
         if hasattr(blocks, "attach"):
             blocks.attach(response)
@@ -227,9 +227,9 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
         return _IdleWait(self._idle, self.cfg.keepalive if self.alive else LINGER_S)
 
     def notify(self) -> None:
-        """Ends the waits that take too long, and tells gunicorn's main process that the worker is alive.
+        """Ends waits that take too long, and tells gunicorn's main process that the worker is alive.
 
-        gunicorn calls it once a second, also while the worker stops.
+        gunicorn calls it once a second, even while the worker stops.
         """
         if not is_serving_on(self):
             super().notify()
@@ -256,7 +256,7 @@ _make_base_environ = cache(wsgi.base_environ)
 
 
 def _get_base_environ(cfg: Any) -> dict[str, Any]:
-    """Returns a copy of the environ that all requests share; gunicorn would make it anew for each request."""
+    """Returns a copy of the environ that all requests share; gunicorn would build it anew for each request."""
     return dict(_make_base_environ(cfg))
 
 
@@ -264,7 +264,7 @@ _is_trusted_proxy = message.HeaderPolicy._peer_is_trusted_proxy
 
 
 def _is_peer_trusted(policy: Any) -> bool:
-    """Returns whether the sender of a request is a proxy that gunicorn trusts; remembered for each address."""
+    """Returns whether the sender of a request is a proxy that gunicorn trusts; cached for each address."""
     peer = policy.peer_addr
     return _is_address_trusted(policy.cfg, peer[0]) if isinstance(peer, tuple) else True
 

@@ -1,6 +1,6 @@
-"""How gunicorn's main process knows that its workers are ready: each writes a byte into a pipe.
+"""The signal to gunicorn's main process that its workers are ready: each writes a byte into a pipe.
 
-Until all of them have, the workers of before a reload keep serving beside them, so that nobody has to wait for a start.
+Until all are ready, the workers from before a reload keep serving, so that nobody has to wait for a start.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class WorkerStarts:
     """Watches the first start of a gateway's workers.
 
     Args:
-        server: gunicorn's arbiter, which has adopted the old workers and has not started any of its own.
-        predecessors: workers of another main process, which are told to drain too.
+        server: gunicorn's arbiter, which has adopted the old workers but has not started its own.
+        predecessors: workers of another main process, which are also told to drain.
 
     Attributes:
-        others_serve: whether there are or were workers that serve, so that one that cannot start must not end them.
+        others_serve: whether there are or were serving workers, so that one that cannot start must not end them.
     """
 
     def __init__(self, server: Any, predecessors: Predecessors) -> None:
@@ -37,7 +37,7 @@ class WorkerStarts:
         for end in (self._read, self._write):
             os.set_blocking(end, False)
         self._manage_workers = server.manage_workers
-        # gunicorn starts workers up to this number, and ends what is above it, the oldest first.
+        # gunicorn starts workers up to this number, and ends those above it, the oldest first.
         server.num_workers = self._wanted + len(server.WORKERS)
         server.manage_workers = self._watch
 
@@ -47,7 +47,7 @@ class WorkerStarts:
             os.write(self._write, b".")
 
     def _watch(self) -> None:
-        """Starts and ends workers as gunicorn does; it calls this once a second, and when a worker has ended."""
+        """Starts and ends workers like gunicorn, which calls this once a second and when a worker has ended."""
         with suppress(BlockingIOError):
             self._ready += len(os.read(self._read, 1024))
         if self._ready >= self._wanted:

@@ -1,1 +1,1 @@
-"""The services: what the gateway decides and whom it calls. They know no Flask request and no SQL."""
+"""The services: the gateway's decisions and its calls to others. They know no Flask request and no SQL."""

@@ -3,8 +3,8 @@
 client.py           sends a request to a provider
 response.py         a response whose head has been received; body.py receives its body, piece by piece or whole
 errors.py           failed requests and error responses as errors; delivery.py: one POST to an operator's address
-error_body.py, provider_text.py   the message of an error response, without what callers must not see
-adapter.py          the transport of requests, without what the gateway does not use
+error_body.py, provider_text.py   the message of an error response, without parts that callers must not see
+adapter.py          the transport of requests, without the parts that the gateway does not use
 connection_pool.py  open connections, and when one may be used again
 first_bytes.py      waits for the head of a response
 http1.py, transfer_coding.py   the request as bytes, the head of the response, and where its body ends

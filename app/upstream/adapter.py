@@ -18,7 +18,7 @@ from app.upstream.http1 import ResponseHead
 
 
 class UpstreamRequest(PreparedRequest):
-    """A request as it is sent. The base class would make a dictionary of hooks for each, which nothing here uses."""
+    """A request to a provider. The base class would create a dictionary of hooks for each, which nothing here uses."""
 
     hooks: Any = {"response": []}
     _cookies = None
@@ -47,7 +47,7 @@ class UpstreamAdapter(HTTPAdapter):
         return "/" + str(request.url).split("/", 3)[3]
 
     def build_response(self, req: Any, resp: Any) -> Any:
-        """Returns the response of the pool as it is; requests would wrap it in an object with a cookie jar and a lock.
+        """Returns the pool's response unchanged; requests would wrap it in an object with a cookie jar and a lock.
 
         This is the only place that serves the test library `responses`. It replaces `HTTPAdapter.send` and calls this
         method with a response of urllib3, whose body is in memory.

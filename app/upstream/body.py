@@ -25,10 +25,10 @@ class Body:
 
     Closing a complete body gives the connection back to the pool. Closing an incomplete one closes the connection,
     which tells the provider to stop generating. A closed body never reads the connection again, which may serve another
-    request by then; it can still return what was put back.
+    request by then; it can still return bytes that were put back.
 
     Args:
-        response: the response, of which the head has been received.
+        response: the response; its head has been received.
 
     Attributes:
         complete: whether the end of the body has been received.
@@ -37,7 +37,7 @@ class Body:
     def __init__(self, response: PooledResponse) -> None:
         head = response.head
         self._response = response
-        self._reader: SocketReader | None = None  # Made when the body did not arrive together with the head.
+        self._reader: SocketReader | None = None  # Created if the body did not arrive together with the head.
         self._on_payload: OnPayload = ignore_data
         self._is_closed = False
         self._decompressor = _make_decompressor(head.headers.get("content-encoding"))
@@ -47,9 +47,9 @@ class Body:
         self.complete = self._decoder.complete
 
     def take_arrived(self) -> bytes | None:
-        """Returns the whole body if all of it arrived together with the head, as most short ones do; else None.
+        """Returns the whole body if all of it arrived with the head, as for most short ones; else None.
 
-        What arrived of another one is received next. So nothing has to be waited for here, which takes a request 6 µs.
+        If only a part arrived, `receive` returns it first. Since this never waits, it takes a request only 6 µs.
         """
         if self._put_back or self._decompressor is not None:
             return None
@@ -67,7 +67,7 @@ class Body:
             timeout_s: how long to wait, in seconds.
 
         Raises:
-            TimeoutError: nothing arrived in time. The next call goes on where this one stopped.
+            TimeoutError: nothing arrived in time. The next call continues where this one stopped.
             UpstreamCut: the connection ended or broke before the body was complete, the body is not valid, or it was
                 closed before its end.
         """
@@ -82,17 +82,17 @@ class Body:
 
     @property
     def is_between_chunks(self) -> bool:
-        """Whether the next byte begins a chunk whose bytes are the payload as it is."""
+        """Whether the next byte begins a chunk whose bytes are the plain payload."""
         return self._decompressor is None and self._decoder.is_between_chunks
 
     def receive_each(self, timeout_s: float, on_payload: OnPayload, on_data: OnData | None = None) -> None:
         """Calls `on_payload` with each piece as it arrives, until it wants no more or the body is complete.
 
         Args:
-            timeout_s: when to stop in any case, in seconds from now.
+            timeout_s: the latest time to stop, in seconds from now.
             on_payload: gets each piece, which is never empty.
-            on_data: gets the bytes of the socket as they arrive, in place of the body; it calls `take` with those that
-                it leaves to the body, and returns whether more is wanted.
+            on_data: gets the bytes of the socket as they arrive, in place of the body; it passes those for the body to
+                `take`, and returns whether more is wanted.
 
         Raises:
             TimeoutError: the time is over and `on_payload` still wants more, even if data has arrived. The next call
@@ -115,17 +115,17 @@ class Body:
             self._receive_from_socket(timeout_s, on_data or self.take)
 
     def peek(self, timeout_s: float) -> bytes:
-        """Returns the next piece, which is received again afterwards; `b""` if there is none in time or ever."""
+        """Returns the next piece without consuming it; `b""` if none arrives in time or ever."""
         try:
             self._put_back = self.receive(timeout_s)
         except TimeoutError:
             return b""
         except UpstreamCut as error:
-            self._decoder.error = error  # So that the next attempt to receive raises it too.
+            self._decoder.error = error  # The next attempt to receive raises it too.
         return self._put_back
 
     def put_back(self, payload: bytes) -> None:
-        """Lets `payload` be received next, before what is still to come."""
+        """Makes `payload` the next piece to be received, before the rest of the body."""
         self._put_back = payload
 
     def _receive_from_socket(self, timeout_s: float, on_data: OnData) -> None:
@@ -142,7 +142,7 @@ class Body:
             raise UpstreamCut(message) from error
 
     def take(self, data: bytes) -> bool:
-        """Decodes bytes of the socket and passes the payload on to `on_payload`; returns whether more is wanted.
+        """Decodes bytes from the socket and passes the payload to `on_payload`; returns whether more is wanted.
 
         Raises:
             UpstreamCut, Exception: as `receive_each`.
@@ -155,7 +155,7 @@ class Body:
             payload = self._decompress(payload)
         if payload and not self._on_payload(payload):
             return False
-        # An error in the coding comes after the payload before it: those events count, and the client gets them.
+        # An error in the coding is raised after the payload before it, whose events count and reach the client.
         if self._decoder.error is not None:
             raise self._decoder.error
         return not self.complete
@@ -174,7 +174,7 @@ class Body:
             return
         self._is_closed = True
         self._start = b""
-        self._on_payload = ignore_data  # The callback may refer to this body, and this breaks the reference cycle.
+        self._on_payload = ignore_data  # The callback may refer to this body; this breaks the reference cycle.
         if self._reader is not None:
             self._reader.close()
         keeps_alive = self._response.head.keeps_alive
@@ -182,17 +182,17 @@ class Body:
 
 
 def _make_decompressor(coding: str | None) -> Any:
-    """Returns a decompressor, or None for a plain body. We request no compression, but some proxies compress anyway."""
+    """Returns a decompressor, or None for a plain body. Some proxies compress although the gateway asks for none."""
     if not coding or coding.lower() == "identity":
         return None
     if coding.lower() in {"gzip", "x-gzip", "deflate"}:
-        # 32 more than the largest window makes zlib tell gzip from zlib by the header.
+        # 32 above the largest window size makes zlib detect gzip or zlib by the header.
         return zlib.decompressobj(zlib.MAX_WBITS | 32)
     return _UnknownCoding(coding)
 
 
 class _UnknownCoding:
-    """Raises when the body is received, not earlier, because for an error response the status may be enough."""
+    """Raises only when the body is received, because for an error response the status may be enough."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding

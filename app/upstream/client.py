@@ -1,4 +1,4 @@
-"""The client for one provider: sends a request, and returns the response once its head is there."""
+"""The client for one provider: sends a request, and returns the response once its head has arrived."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from app.upstream.errors import make_response_error, make_send_error, make_unrea
 from app.upstream.http1 import USER_AGENT
 from app.upstream.response import MAX_RESPONSE_BYTES, Response
 
-# An error body is short, and one that arrives slowly is not worth waiting for.
+# Error bodies are short, and one that arrives slowly is not worth waiting for.
 _MAX_ERROR_BYTES = 64 << 10
 _ERROR_IDLE_TIMEOUT_S = 5.0
 _ERROR_TOTAL_TIMEOUT_S = 10.0
 
-# A provider's keys may be limited in turn many times a second.
+# A provider may limit the keys in turn many times a second.
 _LOG_SWITCHES_EVERY_S = 10.0
 
 
@@ -34,13 +34,13 @@ class UpstreamClient:
 
     Args:
         title: the provider's name in error messages.
-        base_url: where its API is, without a slash at the end.
-        api_keys: the gateway's keys for it. One is used until the provider refuses or limits it, then the next one.
+        base_url: the URL of its API, without a slash at the end.
+        api_keys: the gateway's keys for it. One is used until the provider refuses or limits it, then the next.
         key_setting: the name of the setting that holds the key, for error messages.
         settings: the timeouts.
         request_id_headers: the response headers, in lower case, that may hold the provider's id for a request, in
             order of preference.
-        headers: further headers that every request has.
+        headers: further headers for every request.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class UpstreamClient:
             }
             for key in api_keys
         ]
-        # Those of the key that is used now.
+        # The headers with the key in use.
         self._headers = self._headers_of_keys[0]
         self._log_switch_at_s = 0.0
 
@@ -91,7 +91,7 @@ class UpstreamClient:
             path_or_url: a path below the base URL, as in "/chat/completions", or a whole URL on the same host.
             body: the request as JSON.
             stream: whether the request asks for Server-Sent Events; only the Accept header depends on it.
-            headers: further headers; they are sent as they are and must not contain line ends.
+            headers: further headers; they are sent unchanged and must not contain line ends.
             first_byte_timeout_s: how long to wait for the response to begin; UPSTREAM_FIRST_BYTE_TIMEOUT if not given.
 
         Returns:
@@ -124,7 +124,7 @@ class UpstreamClient:
         Args:
             path_or_url: a path below the base URL, or a whole URL on the same host.
             params: the query.
-            body: a question as JSON, which is sent with POST; None for GET.
+            body: a JSON query, sent with POST; None for GET.
             timeout_s: how long the whole response may take, in seconds.
             max_bytes: the largest size to accept.
 
@@ -185,9 +185,9 @@ class UpstreamClient:
         used: dict[str, str],
         refusal: UpstreamError,
     ) -> Response:
-        """Sends a request that was refused or limited again, with the other keys; one that is accepted stays in use.
+        """Sends a request that was refused or limited again, with the other keys; an accepted key stays in use.
 
-        Such a request was not served, so sending it again costs nothing.
+        A refused request was not served, so sending it again costs nothing.
 
         Raises:
             UpstreamError: the provider accepted a key and failed, or it accepts none. Then it is the first error that
@@ -213,7 +213,7 @@ class UpstreamClient:
         raise next((error for error in errors if error.is_retryable), errors[0])
 
     def _use_key(self, number: int, reason: UpstreamError) -> None:
-        """Uses another key for the next requests, and logs it; not each time where keys are limited in turn."""
+        """Uses another key for the next requests. Logs it, but not every time if keys are limited in turn."""
         self._headers = self._headers_of_keys[number]
         now_s = time.monotonic()
         if now_s >= self._log_switch_at_s:
@@ -227,14 +227,14 @@ class UpstreamClient:
             )
 
     def _read_error(self, response: Response) -> UpstreamError:
-        """Returns the error that a response with another status than 2xx means."""
+        """Returns the error for a response whose status is not 2xx."""
         deadline_s = time.monotonic() + _ERROR_TOTAL_TIMEOUT_S
         try:
             content = response.read(
                 idle_timeout_s=_ERROR_IDLE_TIMEOUT_S, deadline_s=deadline_s, max_bytes=_MAX_ERROR_BYTES
             )
         except UpstreamError:
-            content = b""  # The status alone says enough.
+            content = b""  # The status alone is informative enough.
         return make_response_error(
             self.title,
             self.key_setting,

@@ -22,13 +22,13 @@ from urllib3.exceptions import SSLError as TLSError
 from app.upstream.first_bytes import make_receive
 from app.upstream.http1 import NoResponse, ResponseHead, receive_head, send_request
 
-# Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one
-# hour, nginx: 75 s by default, Node: 5 s). A request that is sent while the provider closes the connection fails, and
-# may have been read; so the gateway closes first. If a provider closes earlier, a request on the reused connection is
+# Edges in front of providers close idle connections after a minute or more (Cloudflare: 100 s and up, Envoy: one hour,
+# nginx: 75 s by default, Node: 5 s). A request that is sent while the provider closes the connection fails, and may
+# have been read; so the gateway closes first. If a provider closes earlier, a request on the reused connection is
 # retried.
 MAX_IDLE_S = 30.0
 
-# New connections are opened as requests need them; this only bounds how many are kept for later requests.
+# New connections are opened on demand; this only bounds how many are kept for later requests.
 _MAX_KEPT_CONNECTIONS = 1_000
 
 
@@ -46,7 +46,7 @@ def get_tls_context() -> ssl.SSLContext:
 
 @dataclass(slots=True)
 class PooledResponse:
-    """A response whose head has been received; the classes of requests and urllib3 bring a cookie jar and locks.
+    """A response whose head has been received; unlike those of requests and urllib3, without a cookie jar and locks.
 
     Attributes:
         head: its head.
@@ -66,14 +66,14 @@ class PooledResponse:
 
 
 class ReusedConnectionBroken(ProtocolError):
-    """A connection that had served a request before broke before the first byte of the response."""
+    """A connection that had already served a request broke before the first byte of the response."""
 
 
 class _KeptConnections:
-    """The queue of a pool that never waits: of standard queues the last-in-first-out one, without its three locks.
+    """A pool's queue that never waits: the standard library's last-in-first-out queue without its three locks.
 
     Args:
-        most: how many items it holds.
+        most: the most items that it holds.
     """
 
     def __init__(self, most: int) -> None:
@@ -94,12 +94,12 @@ class _KeptConnections:
             raise queue.Empty from None
 
     def qsize(self) -> int:
-        """Returns how many items there are."""
+        """Returns the number of items."""
         return len(self._items)
 
 
 class HttpPool(HTTPConnectionPool):
-    """urllib3's pool with an HTTP/1.1 of its own: no http.client, no redirects, no retries.
+    """urllib3's pool with its own HTTP/1.1 implementation: no http.client, no redirects, no retries.
 
     Connections that were idle for too long, or that the provider has closed meanwhile, are not used again.
     """
@@ -109,7 +109,7 @@ class HttpPool(HTTPConnectionPool):
     def urlopen(  # type: ignore[no-untyped-def, override]
         self, method, url, body=None, headers=None, timeout=None, **_others
     ) -> PooledResponse:
-        """Sends one request and returns the response once its head is there. The parameters are those of urllib3.
+        """Sends one request and returns the response once its head has arrived. The parameters are those of urllib3.
 
         Raises:
             NewConnectionError, ConnectTimeoutError: no connection could be made.
@@ -123,14 +123,14 @@ class HttpPool(HTTPConnectionPool):
         try:
             if not was_open:
                 self._connect(connection, timeout.connect_timeout)
-            # The public property computes what is left of a total time limit, and there is none.
+            # The public property computes the rest of a total time limit, and there is none.
             head = self._send_and_receive_head(connection, method, url, headers, body, timeout._read)
         except BaseException as error:
             connection.close()
             self._put_conn(connection)
             translated = self._translate_error(error, url, was_open)
             if translated is error:
-                # A wait that was cancelled while connecting: only the frames of the traceback hold the new socket.
+                # If a wait was cancelled while connecting, only the frames of the traceback hold the new socket.
                 traceback.clear_frames(error.__traceback__)
                 raise
             raise translated from error
@@ -140,7 +140,7 @@ class HttpPool(HTTPConnectionPool):
         connection.timeout = timeout_s
         try:
             connection.connect()
-        except TimeoutError as error:  # In the TLS handshake; urllib3 translates earlier ones.
+        except TimeoutError as error:  # From the TLS handshake; urllib3 translates earlier timeouts.
             raise ConnectTimeoutError(connection, "The TLS handshake took too long.") from error
         connection.input_poll = _make_input_poll(connection.sock)
         connection.receive = make_receive(connection.sock)
@@ -149,10 +149,10 @@ class HttpPool(HTTPConnectionPool):
         self, connection: Any, method: str, url: str, headers: Any, body: Any, timeout_s: float
     ) -> ResponseHead:
         sock = connection.sock
-        # Writing may block while the provider reads slowly; the limit is the same as for the head of the response.
+        # Writing may block while the provider reads slowly; it has the same time limit as the response's head.
         if sock.gettimeout() != timeout_s:
             sock.settimeout(timeout_s)
-        # A provider that refuses a large body responds and closes before it has read all of it; the response counts.
+        # A provider that refuses a large body may respond and close before it has read all of it; the response counts.
         try:  # noqa: SIM105 - `suppress` would take longer than all else here.
             send_request(sock, method, url, {"Host": self._host_header, **headers}, body)
         except (BrokenPipeError, ConnectionResetError):
@@ -160,12 +160,12 @@ class HttpPool(HTTPConnectionPool):
         return receive_head(sock, timeout_s, connection.receive)
 
     def _translate_error(self, error: BaseException, url: str, was_open: bool) -> BaseException:
-        """Returns the error of urllib3 that requests expects for `error`, or `error` itself."""
+        """Returns the urllib3 error that requests expects for `error`, or `error` itself."""
         if isinstance(error, TimeoutError):
             return ReadTimeoutError(self, url, "Read timed out.")
         if isinstance(error, SSLError | CertificateError) and not was_open:
-            return TLSError(error)  # In the handshake. Later it is a broken connection like any other.
-        # After the first byte of a response the request has been read, and may have to be paid for.
+            return TLSError(error)  # Only from the handshake. Later, a TLS error is a broken connection like any other.
+        # Once the first byte of a response has arrived, the request was read and may have to be paid for.
         if was_open and isinstance(error, OSError | NoResponse):
             return ReusedConnectionBroken("The connection broke before the response.", error)
         if isinstance(error, OSError | ProtocolError):
@@ -189,9 +189,9 @@ class HttpPool(HTTPConnectionPool):
             conn = None
         if conn is None:
             return self._new_conn()
-        # There is something to read on an idle connection only if the provider has closed it.
+        # An idle connection becomes readable only when the provider has closed it.
         if conn.sock is not None and (time.monotonic() - conn.idle_since_s > MAX_IDLE_S or conn.input_poll.poll(0)):
-            conn.close()  # It connects again when it is used.
+            conn.close()  # It reconnects at its next use.
         return conn
 
 
@@ -220,7 +220,7 @@ def broke_reused_connection(error: BaseException) -> bool:
 
 
 def _make_input_poll(connection: socket.socket) -> Any:
-    """Returns an object whose `poll(0)` finds out, without waiting, whether there is something to read."""
+    """Returns an object whose `poll(0)` tells, without waiting, whether there is anything to read."""
     poll = _get_poll_class()()
     poll.register(connection.fileno(), select.POLLIN)
     return poll
@@ -228,7 +228,7 @@ def _make_input_poll(connection: socket.socket) -> Any:
 
 @cache
 def _get_poll_class() -> Any:
-    # gevent's poll() is made for waiting and costs 50 µs; this one is a single system call that does not wait.
+    # gevent's poll() is made for waiting and costs 50 µs; the original is one system call that does not wait.
     from gevent.monkey import get_original
 
     return get_original("select", "poll")

@@ -1,4 +1,4 @@
-"""Delivers a short message to an address of the operator: one POST, and only the status of the response counts."""
+"""Delivers a short message to an operator's address: one POST; only the status of the response counts."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def deliver(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float)
     Redirects are not followed, and the response's body is not read, however large it is.
 
     Args:
-        url: where to; it may have a query.
+        url: the address; it may have a query.
         headers: further headers; they must not contain line ends.
         body: the message.
-        timeout_s: how long it may take in all, in seconds, from the look-up of the name to the head of the response.
-            Without gevent's patches, as in the commands of `flask`, connecting and the response may take this long
-            each.
+        timeout_s: the total time limit in seconds, from the name lookup to the head of the response. Without gevent's
+            patches, as in the commands of `flask`, connecting and the response may take this long each.
 
     Returns:
-        None if the receiver accepted it with a status of 2xx, else why not, without any part of the address.
+        None if the receiver accepted it with a status of 2xx, else the reason, without any part of the address.
     """
     try:
-        # A name that does not resolve, several addresses and a TLS handshake add up; only gevent can end them all.
+        # A name that does not resolve, several addresses and a TLS handshake add up; only gevent can bound them
+        # together.
         with gevent.Timeout(timeout_s):
             status = _post(url, headers, body, timeout_s)
     except gevent.Timeout:
@@ -62,7 +62,7 @@ def _post(url: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -
 
 
 def _describe(error: Exception, timeout_s: float) -> str:
-    if isinstance(error, NewConnectionError):  # Before the timeout, of which it is a subclass.
+    if isinstance(error, NewConnectionError):  # Checked before the timeout, which is its base class.
         return "cannot connect"
     if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
         return f"no answer within {timeout_s:g} s"

@@ -1,6 +1,6 @@
-"""Finds the message in the body of an error response. Providers and their edges use at least seven different shapes.
+"""Extracts the message from the body of an error response. Providers and their edges use at least seven shapes.
 
-Some send an error with status 200; then its code, its status or its type says what failed.
+Some send errors with status 200; then the error's code, status or type describes the failure.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from app.lenient_json import decode_leniently, replace_surrogates
 
 
 class ErrorBody(NamedTuple):
-    """The fields of an error body; None if the body does not have one, as in an edge's HTML page.
+    """The fields of an error body; None for a missing one, as in an edge's HTML page.
 
     Attributes:
-        message: what went wrong, in the provider's words.
+        message: the provider's description of the failure.
         param: the request field at fault.
         code: the provider's code for the error.
         request_id: the provider's id for the request.
-        status: the HTTP status that the error names, or that its type has; None if it has none.
+        status: the HTTP status that the error names or that its type implies; None without one.
     """
 
     message: str | None = None
@@ -28,7 +28,7 @@ class ErrorBody(NamedTuple):
     status: int | None = None
 
 
-# Types and codes as HTTP statuses: OpenAI's, Anthropic's, vLLM's (the names of OpenAI's Python classes) and gRPC's, in
+# HTTP statuses by type or code: OpenAI's, Anthropic's, vLLM's (the names of OpenAI's Python classes) and gRPC's, in
 # lower case without separators and without "error" at the end.
 _STATUSES = {
     "invalidrequest": 400,
@@ -66,7 +66,7 @@ _STATUSES = {
 }
 
 
-# Fields that hold an error in a document that is no response.
+# Fields that mark a document as an error and not a response.
 _ERROR_FIELDS = ("detail", "fault", "errors", "error_msg", "error_message")
 
 # Fields that hold the message of an error, in order of preference.
@@ -74,10 +74,10 @@ _MESSAGE_FIELDS = ("message", "faultstring", "error_message", "error_msg", "msg"
 
 
 def reports_error(document: Any) -> bool:
-    """Returns whether a JSON document, whatever its HTTP status, is an error and not a response.
+    """Returns whether a JSON document is an error and not a response, whatever its HTTP status.
 
-    An `error` without content (null, false, `{}`, `""`) is none, unless there is a message beside it. A list of one
-    element is that element.
+    An `error` without content (null, false, `{}`, `""`) does not count, unless there is a message beside it. A list of
+    one element is treated as that element.
     """
     document = _unwrap(document)
     if not isinstance(document, dict):
@@ -94,7 +94,7 @@ def _unwrap(document: Any) -> Any:
 
 
 def _is_flat_error(document: dict[str, Any]) -> bool:
-    """Returns whether an object has a message and what makes it an error, but no `error` around them."""
+    """Returns whether an object has a message and a sign of an error, but no enclosing `error`."""
     if not any(isinstance(document.get(name), str) for name in ("message", "msg")):
         return False
     return "error" in document or any(document.get(name) for name in ("code", "status", "status_code"))
@@ -113,7 +113,7 @@ def parse_error_body(content: bytes) -> ErrorBody:
 
 
 def read_error_body(body: Any) -> ErrorBody:
-    """Returns the fields of an error body, given as JSON values."""
+    """Returns the fields of an error body given as JSON values."""
     body = _unwrap(body)
     if not isinstance(body, dict):
         return ErrorBody()
@@ -128,7 +128,7 @@ def _find_status(error: Any) -> int | None:
         return None
     for name in ("code", "status", "status_code"):
         value = error.get(name)
-        # `true` is no number between these, so it needs no check of its own.
+        # `true` is not between these numbers, so it needs no check of its own.
         status = int(value) if isinstance(value, str) and len(value) == 3 and value.isdecimal() else value
         if isinstance(status, int | float) and 400 <= status < 600 and status == int(status):
             return int(status)

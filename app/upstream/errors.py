@@ -1,8 +1,8 @@
 """Converts failures at a provider into the errors that the caller gets.
 
-An error response is classified by its HTTP status alone: the `type` in the bodies of one provider is
-`invalid_request_error` even for 429. Only an error with status 200 is classified by what its body says. The provider's
-message is kept for errors that the caller can correct, and replaced where it is about the operator's account.
+An error response is classified by its HTTP status alone: one provider sends the `type` `invalid_request_error` even
+with 429. Only an error with status 200 is classified by its body. The provider's message is kept for errors that the
+caller can correct, and replaced where it is about the operator's account.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from app.upstream.connection_pool import broke_reused_connection
 from app.upstream.error_body import ErrorBody, parse_error_body, read_error_body
 from app.upstream.provider_text import clean, quote_object
 
-# If a provider asks for a longer pause than this, another provider is a better choice than waiting.
+# If a provider asks for a longer pause, another provider is a better choice than waiting.
 _MAX_RETRY_AFTER_S = 300.0
 
-# The pause to suggest when the provider names none: the first pauses of the OpenAI SDKs are 0.5 s to 1 s, and
-# Fireworks counts its rate limits over seconds.
+# The suggested pause if the provider names none: the first pauses of the OpenAI SDKs are 0.5 s to 1 s, and Fireworks
+# counts its rate limits over seconds.
 _DEFAULT_RETRY_AFTER_S = 2.0
 
-# Statuses of a provider that did not serve the request. Before 408, 504 and 524 some work may have been done, which is
-# lost in any case.
+# Statuses with which a provider has not served the request. With 408, 504 and 524 some work may have been done, which
+# is lost in any case.
 _RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 520, 524})
 
 _ACCOUNT_WORDS = re.compile(
     r"\baccount\b|suspend|billing|payment|spend|credit|balance|invoice|usage limit|quota", re.IGNORECASE
 )
 
-# How servers say that a prompt does not fit: Fireworks and vLLM, SGLang, newer vLLM.
+# Messages for a prompt that does not fit: Fireworks and vLLM, SGLang, newer vLLM.
 _CONTEXT_WORDS = re.compile(r"(?:maximum|model's|allowed) context (?:length|window)|maximum model length")
 
 
@@ -77,7 +77,7 @@ def make_send_error(title: str, error: Exception) -> UpstreamError:
 
     Args:
         title: the provider's name in messages.
-        error: what requests or urllib3 raised.
+        error: the exception from requests or urllib3.
 
     Returns:
         The error, with `is_retryable` set if the provider has most probably not served the request.
@@ -91,14 +91,14 @@ def make_send_error(title: str, error: Exception) -> UpstreamError:
         )
         return UpstreamUnreachable(message, code="upstream_tls_error")
     made = _make_connection_error(title, error)
-    # A kept connection breaks mostly because the provider closed it while it was idle, before it read the request. On a
-    # new connection it may have begun to serve it, and a second request would have to be paid for too.
+    # A kept connection usually breaks because the provider closed it while it was idle, before it read the request. On
+    # a new connection the provider may have begun to serve the request, and a second one would have to be paid for too.
     made.is_retryable = made.code != "upstream_connection_lost" or broke_reused_connection(error)
     return made
 
 
 def _make_connection_error(title: str, error: Exception) -> UpstreamError:
-    if isinstance(error, NewConnectionError):  # Before the timeout, of which it is a subclass.
+    if isinstance(error, NewConnectionError):  # Checked before the timeout, which is its base class.
         return UpstreamUnreachable(f"{title} could not be reached. Retry in a moment.")
     if isinstance(error, ConnectTimeoutError | requests.ConnectTimeout):
         message = f"{title} could not be reached in time. Retry in a moment."
@@ -149,8 +149,8 @@ def make_reported_error(
         request_id: the provider's id for the request from the headers; one in the document takes precedence.
 
     Returns:
-        The error of the status that the document names. Without one nobody can know whether the request was charged, so
-        clients are told not to retry.
+        The error for the status that the document names. Without a status nobody can know whether the request was
+        charged, so clients are told not to retry.
     """
     body = read_error_body(document)
     error = _make_error(title, key_setting, body.status, body, request_id)
@@ -175,13 +175,13 @@ def make_unreadable_error(title: str) -> UpstreamError:
 
 
 def make_unexpected_error(title: str, expected: str, document: Any) -> UpstreamError:
-    """Returns the error for a document of status 200 that is neither a response nor a known form of error.
+    """Returns the error for a document of status 200 that is neither a response nor an error of a known form.
 
     Args:
         title: the provider's name in messages.
-        expected: what it should have been, with an article.
-        document: the document, as JSON values. A small object is quoted, because it may say what went wrong; not so
-            one with `choices`, which may be generated text, and that must not get into records.
+        expected: the expected document, with an article.
+        document: the document, as JSON values. A small object is quoted, because it may explain the failure, but not
+            one with `choices`: these may be generated text, which must not get into records.
 
     Returns:
         The error. The provider may have charged for the document, so clients are told not to retry.
@@ -220,7 +220,7 @@ def _set_retry_after(error: UpstreamError, pause_s: float | None) -> None:
 
 
 def get_retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Returns the pause in seconds, at most 300, that a provider asks for (RFC 9110 section 10.2.3), or None."""
+    """Returns the pause that a provider asks for (RFC 9110 section 10.2.3), in seconds, at most 300; or None."""
     milliseconds, text = headers.get("retry-after-ms"), headers.get("retry-after")
     try:
         if milliseconds:
@@ -239,7 +239,7 @@ def get_retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _classify(title: str, key_setting: str, status: int, message: str) -> UpstreamError:
-    """Returns the error for a status; `message` is the provider's, or empty."""
+    """Returns the error for a status; `message` is from the provider, or empty."""
     if status in {401, 403}:
         return UpstreamAuthenticationFailed(
             f"{title} refused the gateway's own API key (HTTP {status}). Your key for the gateway is fine; the "
@@ -289,7 +289,7 @@ def _classify_failure(title: str, status: int, message: str) -> UpstreamError:
     if status in {405, 412}:
         message = f"{title} could not serve the request {details}. Report it to the operator."
         return UpstreamError(message, should_retry=False)
-    # 520 to 530 are an edge's own statuses for a failing origin; clients know 502.
+    # 520 to 530 are statuses of edges for a failing origin; clients know 502.
     shown = status if status in {500, 502, 503} else 502
     return UpstreamError(f"{title} failed {details}. Retry in a moment.", status=shown)
 

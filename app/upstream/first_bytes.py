@@ -1,8 +1,8 @@
-"""Waits for the head of a response, on a connection that waits for one after another.
+"""Waits for the head of a response on a connection that serves one request after another.
 
-gevent's own `recv` first tries to read, and fails because no provider responds at once, and makes a new timer for each
-wait. Both take a request 5 µs more than this, which keeps one timer for each connection; over TLS, where a read that
-fails is an exception of OpenSSL, they take 8 µs.
+gevent's own `recv` first tries to read, which fails because no provider responds at once, and makes a new timer for
+each wait. Together this takes 5 µs per request longer than the code here, which keeps one timer per connection; over
+TLS, where a failed read is an OpenSSL exception, it takes 8 µs longer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from app.upstream.http1 import RECEIVE_BYTES, receive_some
 
-# A function that returns the next bytes of a connection, `b""` at its end. It gets the longest wait, in seconds, and
-# raises TimeoutError after that, and OSError if the connection broke.
+# A function that returns the next bytes of a connection, `b""` at its end. Its argument is the longest wait in seconds;
+# after that it raises TimeoutError, and OSError if the connection broke.
 Receive = Callable[[float], bytes]
 
 
@@ -23,7 +23,7 @@ def make_receive(connection: socket.socket) -> Receive:
     """Returns a function that receives from `connection`, which must be connected."""
     from gevent import socket as gevent_socket
 
-    if not isinstance(connection, gevent_socket.socket):  # A socket of the standard library.
+    if not isinstance(connection, gevent_socket.socket):  # It is a socket of the standard library.
         return partial(receive_some, connection)
     return _GeventConnection(connection, is_tls=type(connection) is not gevent_socket.socket).receive
 
@@ -44,9 +44,9 @@ class _GeventConnection:
         self._timer_s = 0.0
 
     def receive(self, timeout_s: float) -> bytes:
-        if timeout_s != self._timer_s:  # Nearly all waits of a connection are equally long.
+        if timeout_s != self._timer_s:  # Nearly all waits of a connection have the same length.
             self._timer, self._timer_s = self._hub.loop.timer(0.0, timeout_s), timeout_s
-        # The socket's own watcher and not another one: closing the socket ends the wait for it.
+        # The socket's own watcher: closing the socket also ends a wait for it.
         watcher = self._connection._read_event
         # OpenSSL keeps nothing that the kernel does not report: it takes one record at a time, and a read returns all
         # of it. If the rest of one is missing, gevent waits for it, and the timer below ends that wait too.

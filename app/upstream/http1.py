@@ -1,7 +1,7 @@
-"""HTTP/1.1 as far as a provider's response needs it: writes a request, and reads the head of the response.
+"""The part of HTTP/1.1 that requests to providers need: writes a request, and reads the head of its response.
 
-Python's http.client spends 120 µs on what takes 30 µs here: it writes each header separately, and parses the response
-with the parser for e-mail. This follows RFC 9112 and guesses nothing: a malformed head is refused.
+Python's http.client spends 120 µs on work that takes 30 µs here: it writes each header separately, and parses the
+response with the e-mail parser. This code follows RFC 9112 and guesses nothing: a malformed head is refused.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from urllib3.exceptions import ProtocolError
 
 from app.yielding import PASS_S
 
-# One provider's edge refuses the default agents of libraries with 404 "Gone.".
+# One provider's edge refuses the default user agents of libraries with 404 "Gone.".
 USER_AGENT = "llm-gateway/0.1"
 
-# One event of a chat stream has 200 to 400 bytes, so one system call receives a burst of some forty. A larger buffer
-# would be allocated anew for each call and count in full for every live stream.
+# An event of a chat stream has 200 to 400 bytes, so one system call receives a burst of some forty. A larger buffer
+# would be allocated anew for each call and use its full size in memory for every live stream.
 RECEIVE_BYTES = 16_384
 
-# Heads of providers have 1 to 3 KB; the limits of http.client are of the same order.
+# Providers' response heads have 1 to 3 KB; http.client has limits of the same order.
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 200
-# Responses like 100 Continue and 103 Early Hints, of which servers send one or two.
+# Responses such as 100 Continue and 103 Early Hints; servers send one or two of them.
 _MAX_INTERIM_RESPONSES = 10
 
-# A larger body is written separately instead of being copied behind the head.
+# A larger body is written separately, not copied behind the head.
 _MAX_COPIED_BYTES = 65_536
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-# All headers and the blank line after them. Blanks around a value are stripped afterwards: a pattern for them takes
-# quadratic time where there are thousands.
+# All headers and the blank line after them. Blanks around a value are stripped afterwards, because a pattern for them
+# takes quadratic time if there are thousands.
 _HEADERS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n\x00]*+\r?\n)*+\r?\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 
@@ -73,7 +73,7 @@ def send_request(
         connection: the socket.
         method: the HTTP method.
         target: the path and query.
-        headers: written as they are; they must not contain line ends.
+        headers: further headers, written unchanged; they must not contain line ends.
         body: the body, or None.
 
     Raises:
@@ -84,7 +84,7 @@ def send_request(
     if body is None or len(body) <= _MAX_COPIED_BYTES:
         _send(connection, head + (body or b""))
     else:
-        time.sleep(PASS_S)  # The body took a moment to encode, and takes one to be copied to the kernel.
+        time.sleep(PASS_S)  # Encoding the body took a moment, and copying it to the kernel takes another.
         connection.sendall(head)
         connection.sendall(body)
 
@@ -104,7 +104,7 @@ def receive_head(
     Args:
         connection: the socket; its timeout is changed.
         timeout_s: how long the whole head may take, in seconds.
-        receive: receives the next bytes of the connection within the seconds that it gets; by default as a socket does.
+        receive: returns the next bytes of the connection within the given seconds; by default, reads the socket.
 
     Raises:
         TimeoutError: it took longer.
@@ -137,7 +137,7 @@ def receive_head(
 
 
 def _get_time_left(deadline_s: float, received_bytes: int) -> float:
-    """Returns how long to wait for the rest of a head, in seconds; raises if that is too long or the time is over."""
+    """Returns the seconds to wait for the rest of a head; raises if the head is too long or the time is over."""
     if received_bytes > _MAX_HEAD_BYTES:
         raise ProtocolError("The head of the response is too long.")
     left_s = deadline_s - time.monotonic()
@@ -177,7 +177,7 @@ def _parse_head(head: bytes, body_start: bytes) -> ResponseHead:
 def _parse_headers(fields: bytes) -> dict[str, str]:
     if _HEADERS.fullmatch(fields) is None:
         raise ProtocolError("The response has a malformed header.")
-    lines = fields.decode("latin-1").split("\n")[:-2]  # Without the blank line.
+    lines = fields.decode("latin-1").split("\n")[:-2]  # The last two are the blank line and the text after it.
     if len(lines) > _MAX_HEADERS:
         raise ProtocolError("The response has too many headers.")
     headers: dict[str, str] = {}

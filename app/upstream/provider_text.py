@@ -1,4 +1,4 @@
-"""Texts of a provider as the caller may see them: without secrets, and without names that concern the operator."""
+"""Provider texts that are safe for the caller: without secrets, and without names that concern only the operator."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from app.config import provider_names
 from app.lenient_json import encode
 from app.logs import redact
 
-# Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a line in the log.
+# Long enough for a list of thirteen field errors, which Fireworks sends; short enough for a log line.
 _MAX_MESSAGE_CHARACTERS = 2_000
 
-# How much of an object in an unknown form is quoted.
+# The longest quote of an object in an unknown form.
 _MAX_QUOTED_CHARACTERS = 300
 
-# What names the operator's account at the provider, or a machine in its network. The names of models that belong to a
-# provider itself begin with `accounts/` and its name. A label of a host has at most 63 characters, and the bounds keep
+# Patterns for names of the operator's account at the provider and of machines in its network. Names of the provider's
+# own models begin with `accounts/` and the provider's name. A host label has at most 63 characters, and the bounds keep
 # the search linear.
 _ACCOUNT = re.compile(rf"\baccounts/(?!(?:{'|'.join(provider_names())})\b(?!-))[\w.-]+")
 _HOST = re.compile(
@@ -27,13 +27,13 @@ _HOST = re.compile(
 
 
 def clean(text: str | None) -> str | None:
-    """Returns a text of the provider redacted and cut to _MAX_MESSAGE_CHARACTERS; None if it is empty or None.
+    """Returns a provider's text, redacted and cut to _MAX_MESSAGE_CHARACTERS; None if it is empty or None.
 
-    Beside secrets, what the caller has no use for is redacted: accounts other than the provider's own
+    Besides secrets, names that are useless to the caller are redacted: accounts other than the provider's own
     (`accounts/<name>`), and hosts of the provider's network (`<name>.internal`, `<name>.local`, `<host>:<port>`).
     """
     if text and len(text) > 2 * _MAX_MESSAGE_CHARACTERS:
-        # Redacting the invisible rest would cost time. A key that is cut is not recognised, so the end is left out.
+        # Redacting the invisible rest would cost time. A truncated key is not recognised, so the end is dropped.
         text = redact(text[: 2 * _MAX_MESSAGE_CHARACTERS])[:-_MAX_MESSAGE_CHARACTERS]
     if not text:
         return None
@@ -42,7 +42,7 @@ def clean(text: str | None) -> str | None:
 
 
 def quote_object(document: Any) -> str:
-    """Returns the beginning of a small object, cleaned; empty for one with `choices`, and for all else."""
+    """Returns the beginning of a small object, cleaned; empty for one with `choices` and for any other value."""
     if not isinstance(document, dict) or not document or "choices" in document:
         return ""
     try:

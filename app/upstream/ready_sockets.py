@@ -1,10 +1,10 @@
-"""Serves the sockets of streams in short turns, so that nothing else waits for long while events arrive.
+"""Serves the sockets of streams in short turns, so that other work does not wait long while events arrive.
 
-gevent's loop serves all sockets that are ready before it looks again. On a worker with two thousand streams, at the
-limit of its core, one such pass takes 50 ms, and a new request needs several before its first event. So the sockets of
-streams are in a set of their own, from which each pass takes only some. The kernel hands them out in turn, so none is
-left behind. Requests that take more of a pass than that do not slow streams down either: streams may then take as long
-as they did.
+gevent's loop serves all ready sockets before it polls again. On a worker with two thousand streams, at the limit of its
+core, one such pass takes 50 ms, and a new request needs several before its first event. So the sockets of streams are
+in a set of their own, and each pass serves only some of them. The kernel returns them in turn, so none is left behind.
+If requests take more time of a pass than that, streams may take as much time as they did, so requests do not slow
+streams down either.
 
 Measured with 2,000 streams of 20 events a second on one core: the first event of a new stream comes after 2 ms in place
 of 110 (99th percentile 10 ms in place of 3.2 s), and 7 % more events pass.
@@ -23,25 +23,25 @@ from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 from app.speedups import get_speedups
 
-# How long one pass of gevent's loop serves streams, in seconds: as long as everything else has taken since the pass
-# before, so that streams get half of a core that has too much to do, but at least and at most this.
+# How long a pass of gevent's loop serves streams, in seconds: as long as all other work has taken since the last pass,
+# so that streams get half of an overloaded core, but at least TURN_S and at most LONGEST_TURN_S.
 TURN_S = 0.002
 LONGEST_TURN_S = 0.02
 
-# How many sockets are taken at once, between two looks at the clock. One event takes some 30 µs.
+# The number of sockets taken at once, between two looks at the clock. One event takes some 30 µs.
 _SOCKETS = 16
 
-_READ = 1  # The number of reading in gevent's loops and in epoll.
+_READ = 1  # The value for reading, in gevent's loops and in epoll.
 
 
 class Waiter:
-    """One socket, and what is called when it can be read.
+    """One socket, and its callback for when it can be read.
 
     Attributes:
         descriptor: the socket's number.
         on_readable: called in gevent's loop when there are bytes or the connection has ended; it must neither wait nor
             raise. None while nobody waits.
-        watcher: what watches the socket: gevent's watcher, or True if that is the common one; None while nothing does.
+        watcher: the socket's watcher in gevent, or True for the common one; None while nothing watches the socket.
     """
 
     __slots__ = ("descriptor", "on_readable", "watcher")
@@ -53,14 +53,14 @@ class Waiter:
 
 
 class ReadySockets(Component):
-    """The sockets of all streams of a process."""
+    """The sockets of all streams in a process."""
 
     def start(self, waiter: Waiter, on_readable: Callable[[], None]) -> None:
-        """Has `on_readable` called whenever the waiter's socket can be read, until `stop`."""
+        """Makes the loop call `on_readable` whenever the waiter's socket can be read, until `stop`."""
         raise NotImplementedError
 
     def stop(self, waiter: Waiter) -> None:
-        """Ends the calls for now."""
+        """Stops the calls for now."""
         raise NotImplementedError
 
     def remove(self, waiter: Waiter) -> None:
@@ -69,18 +69,18 @@ class ReadySockets(Component):
 
 
 class PacedSockets(ReadySockets):
-    """The sockets are in an epoll of their own, which gevent's loop watches as if it were one socket."""
+    """Keeps the sockets in a separate epoll, which gevent's loop watches like a single socket."""
 
     def __init__(self, runtime: Runtime) -> None:
         from gevent import get_hub
         from gevent.monkey import get_original
 
         super().__init__(runtime)
-        # gevent removes epoll from the standard library, because waiting for it would block all greenlets. Here it is
-        # only asked what is ready.
+        # gevent removes epoll from the standard library, because waiting on it would block all greenlets. Here it is
+        # only polled, without waiting.
         self._epoll = get_original("select", "epoll")()
         self._waiters: dict[int, Waiter] = {}
-        # It does not keep the loop running: each wait has a timer, which does.
+        # The watcher does not keep the loop running; the timer of each wait does.
         self._watcher = get_hub().loop.io(self._epoll.fileno(), _READ, ref=False)
         self._watcher.start(self._serve)
         self._served_s = time.monotonic()
@@ -96,14 +96,14 @@ class PacedSockets(ReadySockets):
             self._epoll.register(waiter.descriptor, _READ)
 
     def stop(self, waiter: Waiter) -> None:
-        # The kernel is told later, if bytes arrive: a stream stops and starts again each second.
+        # The kernel is told only when bytes arrive, because a stream stops and starts again every second.
         waiter.on_readable = None
 
     def remove(self, waiter: Waiter) -> None:
         waiter.on_readable = None
         if waiter.watcher is not None:
             waiter.watcher = None
-            # If the socket was closed before, the kernel has forgotten it, and the number may be another one's by now.
+            # If the socket is already closed, the kernel has forgotten it, and its number may belong to a new socket.
             if self._waiters.get(waiter.descriptor) is waiter:
                 del self._waiters[waiter.descriptor]
                 with suppress(OSError):
@@ -116,7 +116,7 @@ class PacedSockets(ReadySockets):
             try:
                 served = self._serve_some()
             except Exception as error:
-                # gevent would stop the watcher, and with it all streams of the worker. What was not served stays ready.
+                # Otherwise gevent would stop the watcher, and all streams with it. Sockets not served stay ready.
                 log_event("stream_socket_failed", level="error", error=error)
                 served = 0
             now_s = time.monotonic()
@@ -125,10 +125,10 @@ class PacedSockets(ReadySockets):
                 return
 
     def _serve_some(self) -> int:
-        """Calls those whose sockets are ready, _SOCKETS of them at most; returns how many there were."""
+        """Calls back at most _SOCKETS ready sockets; returns how many there were."""
         ready = self._epoll.poll(0, _SOCKETS)
         for descriptor, _ in ready:
-            # It may be gone by what happened to the one before it; then its number may be that of a new socket, for
+            # An earlier callback of this loop may have removed it. Then its number may belong to a new socket, for
             # which this is a false alarm.
             waiter = self._waiters.get(descriptor)
             if waiter is None:
@@ -140,19 +140,19 @@ class PacedSockets(ReadySockets):
         return len(ready)
 
     def close(self) -> None:
-        """Ends all waits for sockets; those who wait get their timeout."""
+        """Ends all waits for sockets; waiting greenlets get their timeout."""
         for waiter in list(self._waiters.values()):
             self.remove(waiter)
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes a forked child's copy, without a word to the kernel about sockets that are the parent's."""
+        """Closes a forked child's copy without unregistering sockets, because these belong to the parent."""
         self._watcher.close()
         self._epoll.close()
 
 
 class WatchedSockets(ReadySockets):
-    """Where there is no epoll: a watcher of gevent for each socket, so a pass lasts as long as there are events."""
+    """For systems without epoll: a gevent watcher for each socket, so a pass lasts as long as there are events."""
 
     def __init__(self, runtime: Runtime) -> None:
         from gevent import get_hub
@@ -175,5 +175,5 @@ class WatchedSockets(ReadySockets):
 
 
 def get_ready_sockets() -> ReadySockets:
-    """Returns the set that the sockets of this process belong to."""
+    """Returns the set of this process's stream sockets."""
     return get_component(PacedSockets if sys.platform == "linux" else WatchedSockets)

@@ -1,4 +1,4 @@
-"""A provider's response whose head has been received: its status, its headers, and its body still to be received."""
+"""A provider's response after its head was received: its status, its headers, and a body still to be received."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from app.upstream.errors import (
     make_unreadable_error,
 )
 
-# The limit on a body that is read whole, so that no provider can fill the memory. The longest completions with
+# The size limit of a body that is read whole, so that no provider can fill the memory. The longest completions with
 # logprobs are a few megabytes.
 MAX_RESPONSE_BYTES = 64 << 20
 
-# The limit on objects, arrays and keys in it, so that no provider can block the worker for seconds. A completion of
-# 20,000 tokens with twenty alternatives each has this many.
+# The limit on objects, arrays and keys in such a body, so that no provider can block the worker for seconds. A
+# completion of 20,000 tokens with twenty alternatives each has this many.
 MAX_RESPONSE_ELEMENTS = 2_000_000
 
 
@@ -41,7 +41,7 @@ class Response:
         status: the HTTP status.
         headers: by name in lower case.
         request_id: the provider's id for the request, or None.
-        body: to be received, and closed in any case.
+        body: must be received and, in any case, closed.
     """
 
     def __init__(self, title: str, pooled: PooledResponse, request_id_headers: Sequence[str]) -> None:
@@ -87,10 +87,10 @@ class Response:
         message = (
             f"{self.title} sent more than {max_bytes} bytes, which the gateway does not accept. Request less at once."
         )
-        return UpstreamError(message, should_retry=False)  # It has generated them, and would again.
+        return UpstreamError(message, should_retry=False)  # A retry would generate it again.
 
     def peek(self, timeout_s: float) -> bytes:
-        """Returns the first bytes of the body, which are received again afterwards; `b""` if none come in time.
+        """Returns the first bytes of the body without consuming them; `b""` if none come in time.
 
         Args:
             timeout_s: how long to wait for them, in seconds.
@@ -98,9 +98,9 @@ class Response:
         return self.body.peek(timeout_s)
 
     def wait_for_start(self, *, idle_timeout_s: float, deadline_s: float) -> bytes:
-        """Returns the first bytes of the body, which are received again afterwards; arguments and errors as for `read`.
+        """Returns the first bytes of the body without consuming them; arguments and errors as for `read`.
 
-        An empty body has none.
+        The result is empty for an empty body.
         """
         start = self._receive(idle_timeout_s, deadline_s)
         self.body.put_back(start)
@@ -135,7 +135,7 @@ class Response:
 
 
 def get_request_id(headers: Mapping[str, str], names: Sequence[str]) -> str | None:
-    """Returns the value of the first of the headers `names` that holds a printable one, or None."""
+    """Returns the value of the first header in `names` that has a printable one, or None."""
     for name in names:
         value = headers.get(name)
         if value and value.isprintable():

@@ -1,9 +1,9 @@
-"""Readers that wait for bytes on a socket and pass each piece to a callback as soon as it has arrived.
+"""Readers that wait for bytes on a socket and pass each piece to a callback as soon as it arrives.
 
-Under gevent the callback runs in the event loop, without a switch to the greenlet that waits: the greenlet of a stream
-sleeps while events pass through, and wakes up when there is something to decide. Two switches and a new timer for each
-event, at 20,000 events per second on a busy worker, took a tenth more CPU time. With sockets of the standard library
-(scripts, unit tests) the same happens in the waiting thread.
+Under gevent the callback runs in the event loop, without a switch to the waiting greenlet: the greenlet of a stream
+sleeps while events pass, and wakes up only for decisions. Two switches and a new timer for each event, at 20,000 events
+per second on a busy worker, took a tenth more CPU time. With sockets of the standard library (scripts, unit tests) the
+callback runs in the waiting thread.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def make_reader(connection: socket.socket) -> SocketReader:
 
 
 def ignore_data(data: bytes) -> bool:
-    """The callback while there is no other: discards the data and wants no more."""
+    """The callback while none is set: discards the data and wants no more."""
     return False
 
 
 def _throw(greenlet: Any, error: BaseException) -> None:
-    """Raises an error where a greenlet waits, with the frames that it has passed through; the log needs them."""
+    """Raises an error in a waiting greenlet, with its traceback, which the log needs."""
     greenlet.throw(type(error), error, error.__traceback__)
 
 
@@ -52,7 +52,7 @@ class SocketReader:
         """Calls `on_data` with each piece as it arrives, until it wants no more.
 
         Args:
-            timeout_s: when to stop in any case, in seconds from now.
+            timeout_s: the latest time to stop, in seconds from now.
             on_data: the callback.
 
         Raises:
@@ -74,7 +74,7 @@ class SocketReader:
 
 
 class GeventReader(SocketReader):
-    """Reads a socket of gevent in its event loop."""
+    """Reads a gevent socket in the event loop."""
 
     def __init__(self, connection: socket.socket) -> None:
         from gevent import get_hub, getcurrent
@@ -88,7 +88,7 @@ class GeventReader(SocketReader):
         self._timer: Any = None
         self._timer_s = 0.0
         self._greenlet: Any = None
-        # True when the end of the connection was met while reading; the kernel may not report it again.
+        # Whether the end of the connection was met while reading; the kernel may not report it again.
         self._at_end = False
         self._on_data: OnData = ignore_data
 
@@ -106,12 +106,12 @@ class GeventReader(SocketReader):
             self._timer.stop()
 
     def _find_on_readable(self, on_data: OnData) -> Callable[[], None]:
-        """Returns what is called when there are bytes: `_on_readable`, or what `on_data` has in its place."""
+        """Returns the callback for readable bytes: `_on_readable`, or the replacement that `on_data` brings."""
         bind: Callable[[int, Callable[[Any], None]], Callable[[], None]] | None = getattr(on_data, "bind", None)
         return self._on_readable if bind is None else bind(self._descriptor, self._settle)
 
     def _settle(self, outcome: bool | BaseException) -> None:
-        """Wakes the greenlet: with the exception that `on_data` raised, or because it wants no more."""
+        """Wakes the greenlet, with the exception that `on_data` raised, or because it wants no more."""
         if isinstance(outcome, BaseException):
             _throw(self._greenlet, outcome)
         else:
@@ -134,7 +134,7 @@ class GeventReader(SocketReader):
         self._greenlet.throw(TimeoutError())
 
     def _receive(self) -> bytes:
-        """Returns the bytes that are there; raises BlockingIOError if there are none."""
+        """Returns the available bytes; raises BlockingIOError if there are none."""
         return os.read(self._descriptor, RECEIVE_BYTES)
 
     def _set_timer(self, timeout_s: float) -> None:
@@ -168,7 +168,7 @@ class GeventTlsReader(GeventReader):
         super().receive_each(timeout_s, on_data)
 
     def _find_on_readable(self, on_data: OnData) -> Callable[[], None]:
-        return self._on_readable  # Only this class can read the records of TLS.
+        return self._on_readable  # Only this class can read TLS records.
 
     def _receive(self) -> bytes:
         pieces: list[bytes] = []

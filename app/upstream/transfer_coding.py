@@ -11,11 +11,11 @@ from app.upstream.http1 import ResponseHead
 # Chunk headers are a few hexadecimal digits. Extensions are legal, but no provider sends kilobytes of them.
 _MAX_CHUNK_HEADER_BYTES = 1_024
 
-# Taking a chunk of a few bytes apart costs more than all else that is done with its bytes. So a response may have this
-# many of them that arrive faster than they are read: more than _MANY_CHUNKS in one read, of 16 KB at most.
+# Parsing a chunk of a few bytes costs more than all other work on its bytes. So a response may have only this many tiny
+# chunks that arrive faster than they are read: more than _MANY_CHUNKS in one read, of 16 KB at most.
 _MAX_TINY_CHUNKS = 10_000
 _MANY_CHUNKS = 1_000
-_TINY_BYTES = 32  # With the chunk's header.
+_TINY_BYTES = 32  # Including the chunk header.
 
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]{1,16}")
 _CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
@@ -27,7 +27,7 @@ class BodyDecoder(Protocol):
     Attributes:
         complete: whether the body has ended.
         has_excess: whether bytes followed the end. The connection cannot be used again then.
-        error: set when invalid bytes were met. What `decode` returned before and with them is valid.
+        error: set when invalid bytes were met. The output of `decode` before and with them is valid.
     """
 
     complete: bool
@@ -36,7 +36,7 @@ class BodyDecoder(Protocol):
 
     @property
     def is_between_chunks(self) -> bool:
-        """Whether a chunk of the chunked coding begins with the next byte."""
+        """Whether the next byte begins a chunk of the chunked coding."""
         ...
 
     def decode(self, data: bytes) -> bytes:
@@ -55,9 +55,9 @@ class ChunkedDecoder:
         self.complete = False
         self.has_excess = False
         self.error: UpstreamCut | None = None
-        self._partial_line = b""  # The beginning of a chunk header, trailer or line end.
+        self._partial_line = b""  # The incomplete chunk header, trailer or line end.
         self._chunk_bytes_left = 0
-        self._in_chunk = False  # True until the line end after the chunk's payload.
+        self._in_chunk = False  # True until the line end after the payload of a chunk.
         self._in_trailer = False
         self._tiny_chunks = 0
 
@@ -109,9 +109,9 @@ class ChunkedDecoder:
         self.has_excess = position < size
 
     def _find_whole_chunk(self, data: bytes, position: int, payload: list[bytes]) -> int:
-        """Appends the payload of the chunk that begins at `position` and returns its end; 0 if it is not whole.
+        """Appends the payload of the chunk at `position` and returns its end; 0 if the chunk is incomplete.
 
-        On a busy worker several events are read at once. This takes 40 % less time than their lines one by one.
+        On a busy worker one read returns several events. This takes 40 % less time than reading their lines one by one.
         """
         if self._chunk_bytes_left or self._in_chunk or self._in_trailer:
             return 0
@@ -196,7 +196,7 @@ class CloseDecoder:
 
 
 def make_decoder(head: ResponseHead) -> BodyDecoder:
-    """Returns a decoder for the body that the head of a response announces."""
+    """Returns the decoder for the body that a response head announces."""
     if head.is_chunked:
         return ChunkedDecoder()
     return CloseDecoder() if head.content_length is None else LengthDecoder(head.content_length)

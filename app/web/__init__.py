@@ -1,11 +1,11 @@
 """HTTP helpers for the routes and the application: hooks of every request, access, typed queries, responses.
 
-application.py  Flask without what a JSON API does not use
+application.py  Flask without the parts that a JSON API does not use
 hooks.py        request id, error format, log line
 error_shapes.py the format of errors below a path
-similar_path.py the path that the caller of an unknown one meant; missing_apis.py what is offered instead of it
+similar_path.py the closest path to an unknown one; missing_apis.py  advice about APIs that the gateway lacks
 access.py       which routes require a gateway key
-client_address.py  who sent a request, and whether it may see the gateway's internals
+client_address.py  the sender of a request, and whether it may see the gateway's internals
 cors.py         programs in browsers
 query.py        query strings read into typed Structs; json_body.py  bodies of the gateway's own API
 content_coding.py  gzip in request bodies

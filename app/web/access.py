@@ -1,4 +1,4 @@
-"""Which routes require a gateway key: each blueprint has an Access value, and each value has its checks."""
+"""The routes that require a gateway key: each blueprint has an Access value, and each value has its checks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from app.web.application import get_state
 from app.web.client_address import is_for_operator
 from app.web.credentials import get_authorization, has_credentials
 
-# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; one that is
-# sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or an operator's key is,
-# except for programs on the gateway's machine. "operators_key": an operator's key is, from everywhere.
+# "key": a gateway key is required. "open": none is. "public_stats": one is, unless PUBLIC_STATS is true; a key that is
+# sent must be valid, because it decides whose requests are counted. "operator": METRICS_TOKEN or an operator's key is
+# required, except from programs on the gateway's machine. "operators_key": an operator's key is, from everywhere.
 Access = Literal["key", "open", "public_stats", "operator", "operators_key"]
 
 
@@ -31,7 +31,7 @@ def require_key() -> None:
 
 
 def _require_key_for_stats() -> None:
-    """Sets `g.key` to the caller's gateway key; to None if there is none and none is required."""
+    """Sets `g.key` to the caller's gateway key, or to None if there is none and none is required."""
     if get_settings().public_stats and not has_credentials():
         g.key = None
         return

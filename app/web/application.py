@@ -1,7 +1,7 @@
-"""Flask without what a JSON API does not use: sessions, signals, asynchronous views, hosts, redirects.
+"""Flask without the parts that a JSON API does not use: sessions, signals, asynchronous views, hosts, redirects.
 
-They account for half of Flask's cost per request. The caller chooses the Host header, so no route depends
-on it. A path without parameters is looked up; only the others need werkzeug's search.
+These parts account for half of Flask's cost per request. The caller chooses the Host header, so no route depends on it.
+A path without parameters is looked up in a table; only other paths need werkzeug's search.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class RequestState:
     Attributes:
         started_s: when it began, on the monotonic clock.
         request_id: the id of its record; None for a request without one, until its response is sent.
-        early_request_id: the id that a request without a record will have, if something needed it earlier.
+        early_request_id: the id that a request without a record will have, if it was needed earlier.
         key: the caller's gateway key; None if the route requires none.
-        error_code: the code of the error that the response has; None without one.
+        error_code: the code of the error in the response; None without one.
         ignored: the names of headers that have no effect, for `x-gateway-ignored`; None without any.
     """
 
@@ -59,18 +59,18 @@ class Response(flask.Response):
     """A response that sends its headers as they were set, without werkzeug's corrections, if it has a body.
 
     Attributes:
-        shared_headers: headers that other responses have too, the same object, which the server encodes once.
+        shared_headers: headers that other responses share, in the same object, which the server encodes once.
     """
 
     shared_headers: Mapping[str, str] | None = None
 
     @classmethod
     def make(cls, body: bytes | Iterable[bytes], content_type: str) -> Response:
-        """Returns a response with status 200, made without werkzeug's checks of what is known: 14 calls less.
+        """Returns a response with status 200, without werkzeug's checks of known facts: 14 calls less.
 
         Args:
             body: the whole body, or the blocks of a stream. A stream is passed through, so that the server iterates
-                over it itself, without a wrapper.
+                over it directly, without a wrapper.
             content_type: the value of that header.
         """
         response = cls.__new__(cls)
@@ -87,20 +87,20 @@ class Response(flask.Response):
         return response
 
     def add_headers(self, headers: Mapping[str, str]) -> None:
-        """Adds headers that it does not have yet, without werkzeug's check of each one.
+        """Adds headers that are not set yet, without werkzeug's check of each one.
 
-        The server checks all of them at once when it sends them, and werkzeug's checks take 2 µs for each. Those that
-        werkzeug sets itself come first, because it compares their names with those of all that are there.
+        The server checks all of them at once when it sends them, and werkzeug's checks take 2 µs for each. Headers that
+        werkzeug sets itself come first, because it compares their names with those of all existing ones.
         """
         self.headers._list += headers.items()
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Starts the WSGI response and returns the blocks of its body."""
-        # Werkzeug sets the length of a body of bytes. Without one it may have to correct the headers, as for a 304.
+        # Werkzeug sets the length of a body of bytes. Without a body it may have to correct the headers, as for a 304.
         has_body = self.direct_passthrough or (isinstance(self.response, list) and self.response)
         shared = self.shared_headers
         if shared is not None:
-            # A server that does not know such headers gets them with all others.
+            # A server that does not know shared headers gets them together with all others.
             add = getattr(getattr(start_response, "__self__", None), "add_shared_headers", self.add_headers)
             add(shared)
         if not has_body or self._on_close or environ["REQUEST_METHOD"] == "HEAD":
@@ -111,16 +111,16 @@ class Response(flask.Response):
 
 
 class _Request(Request):
-    """A request that reads from its environ, at first, only what routing needs.
+    """A request that at first reads only the parts of its environ that routing needs.
 
-    The other attributes that werkzeug sets (`headers`, `remote_addr`, `scheme`, ...) are there when one of them is
-    asked for. To serve an inference request takes none.
+    The other attributes that werkzeug sets (`headers`, `remote_addr`, `scheme`, ...) are created at the first access to
+    one of them. An inference request needs none.
     """
 
     def __init__(self, environ: dict[str, Any]) -> None:
         self.environ, self.shallow = environ, False
         self.method = environ["REQUEST_METHOD"].upper()
-        # The bytes of a path are in Latin-1 in the environ, and most are ASCII, which is the same in UTF-8.
+        # The environ has the bytes of a path as Latin-1, and most are ASCII, which is the same in UTF-8.
         path: str = environ.get("PATH_INFO", "")
         if not path.isascii():
             path = path.encode("latin-1").decode(errors="replace")
@@ -137,7 +137,7 @@ _OTHER_ATTRIBUTES = frozenset({"headers", "query_string", "remote_addr", "root_p
 
 
 class _Context(RequestContext):
-    """Flask's context of a request, without what is made there for sessions and for the search for a route."""
+    """Flask's request context, without the parts for sessions and for the search for a route."""
 
     def __init__(self, app: Application, environ: dict[str, Any]) -> None:
         self.app, self.request = app, _Request(environ)
@@ -146,11 +146,11 @@ class _Context(RequestContext):
 
     @property
     def url_adapter(self) -> MapAdapter | None:  # type: ignore[override]
-        """The adapter that finds routes and makes URLs; made when it is needed."""
+        """The adapter that finds routes and builds URLs; created at its first use."""
         return self.app.create_url_adapter(self.request)
 
     def match_request(self) -> None:
-        """Finds the route of the request: of a path without parameters in a table, else as Flask does."""
+        """Finds the route of the request: for a path without parameters in a table, else as Flask does."""
         request = self.request
         rule = _find_plain_rules(self.app.url_map).get((request.path, request.method))
         if rule is None:
@@ -167,7 +167,7 @@ def _find_plain_rules(url_map: Map) -> Mapping[tuple[str, str], Rule]:
 
 
 class _Text(UnicodeConverter):
-    """A part of a path. With NUL, which no name or id in the database can have, a path is unknown."""
+    """A part of a path. A path with NUL is unknown, because no name or id in the database can contain NUL."""
 
     part_isolating = True
 
@@ -184,9 +184,9 @@ class _Path(PathConverter):
 
 
 class _Rule(Rule):
-    """A route that finds views and makes no URLs, since pages link to relative addresses.
+    """A route that finds views but builds no URLs, because pages link to relative addresses.
 
-    Werkzeug compiles two functions for each route that would make them, which takes each worker 30 ms at the start.
+    For URLs, werkzeug would compile two functions for each route, which takes each worker 30 ms at the start.
     """
 
     @staticmethod
@@ -219,7 +219,7 @@ class Application(Flask):
         """Serves one request.
 
         The steps and their order are Flask's. Its own method takes twice as long: it also opens a session, sends six
-        signals, looks for functions to call at the end, and asks of each hook and view whether it is asynchronous.
+        signals, looks for functions to call at the end, and checks whether each hook and view is asynchronous.
         """
         context = _Context(self, environ)
         # The variables behind `current_app`, `g` and `request`. The contexts' own `push` would open a session.
@@ -231,7 +231,7 @@ class Application(Flask):
             _cv_app.reset(app_token)
 
     def _respond(self, context: RequestContext) -> flask.Response:
-        """Returns the response to a request, also if a hook, the view or an error handler fails."""
+        """Returns the response to a request, even if a hook, the view or an error handler fails."""
         try:
             try:
                 context.match_request()
@@ -260,7 +260,7 @@ class Application(Flask):
         return self.view_functions[rule.endpoint](**(request.view_args or {}))
 
     def process_response(self, response: flask.Response) -> flask.Response:
-        """Returns the response as the application's hooks have changed it. Flask's own method also saves a session."""
+        """Returns the response after the application's hooks. Flask's own method also saves a session."""
         for hook in self.after_request_funcs[None]:
             response = hook(response)  # type: ignore[assignment]
         return response

@@ -1,4 +1,4 @@
-"""Who sent a request: the client's address, and whether it may see what is for the operator."""
+"""The sender of a request: the client's address, and whether it may see data meant for the operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.web.credentials import get_authorization
 
 Address = IPv4Address | IPv6Address
 
-# The headers by which proxies say for whom they ask. nginx adds none unless it is told to, as in deploy/nginx.conf.
+# The headers by which proxies name the original client. nginx adds none unless told to, as in deploy/nginx.conf.
 _FORWARDING_HEADERS = (
     "HTTP_X_FORWARDED_FOR",
     "HTTP_FORWARDED",
@@ -31,15 +31,15 @@ _FORWARDING_HEADERS = (
     "HTTP_CDN_LOOP",
 )
 
-# More proxies than anybody has; what is further to the left is not read.
+# More proxies than anybody has; entries further to the left are not read.
 _MAX_PROXIES = 20
 
 
 def get_client_address() -> str:
-    """Returns the address of the client: of the peer or, if the peer is a trusted proxy, the one that it names.
+    """Returns the address of the client: the peer's or, if the peer is a trusted proxy, the one that it names.
 
-    Each proxy appends the address of its own peer to X-Forwarded-For, and anything to the left of what a trusted proxy
-    wrote may be invented. So the list is read from the right, up to the first address that is not a trusted proxy's.
+    Each proxy appends the address of its own peer to X-Forwarded-For, and everything to the left of a trusted proxy's
+    entry may be invented. So the list is read from the right, up to the first address that is not a trusted proxy's.
     """
     peer = request.environ.get("REMOTE_ADDR") or ""
     address = _parse(peer)
@@ -57,7 +57,7 @@ def get_client_address() -> str:
 
 
 def _parse(text: str) -> Address | None:
-    """Returns an address, also one with a port; None if it is none. An IPv4 client of an IPv6 socket is IPv4."""
+    """Returns an address, with or without a port; None if it is none. An IPv4 client of an IPv6 socket is IPv4."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -76,11 +76,11 @@ def _is_trusted(address: Address) -> bool:
 
 
 def is_for_operator() -> bool:
-    """Returns whether the current request may see the gateway's internals: metrics, and the state of what it uses.
+    """Returns whether the current request may see the gateway's internals: metrics, and the state of its components.
 
-    A program on the gateway's machine may, unless a proxy there asks for another client, and so may everybody with
-    METRICS_TOKEN or an operator's key. Nothing is looked up, so that this works without a database, and so that nobody
-    can cause queries; a new operator's key is in memory some seconds after it was made.
+    Programs on the gateway's machine may, unless they are proxies that ask for another client, and so may everybody
+    with METRICS_TOKEN or an operator's key. This causes no lookup, so it works without a database and nobody can cause
+    queries with it; a new operator's key is in memory some seconds after it was made.
     """
     environ = request.environ
     peer = _parse(environ.get("REMOTE_ADDR") or "")

@@ -1,4 +1,4 @@
-"""How long a request body is, and decodes one with a Content-Encoding, in small steps and never beyond the limit."""
+"""The length of a request body, and the decoding of its Content-Encoding, in small steps and never beyond the limit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from werkzeug.sansio import utils
 from app.errors import BadRequest, BodyTooLarge, UnsupportedCoding
 from app.yielding import PAUSE_S
 
-_GZIP_NAMES = frozenset({"gzip", "x-gzip"})  # RFC 9110 section 8.4.1.3: they are the same.
+_GZIP_NAMES = frozenset({"gzip", "x-gzip"})  # RFC 9110 section 8.4.1.3 treats both as the same.
 
 # Window bits above 16 select the gzip container.
 _GZIP_WBITS = 31
 
-# zlib decodes some 300 MB/s, so a step takes about 1 ms. Other requests get a turn after each.
+# zlib decodes some 300 MB/s, so a step takes about 1 ms. Other requests get a turn after each step.
 _STEP_BYTES = 256 << 10
 
 
@@ -43,13 +43,13 @@ def decode_body(content: bytes, coding: str | None, max_bytes: int) -> bytes:
     """Returns a body without its content coding.
 
     Args:
-        content: the body as it was sent.
-        coding: its Content-Encoding, for which `raise_if_unsupported` does not raise.
-        max_bytes: how long the decoded body may be.
+        content: the body as sent.
+        coding: its Content-Encoding, which `raise_if_unsupported` accepts.
+        max_bytes: the longest allowed length of the decoded body.
 
     Raises:
         BodyTooLarge: it is longer.
-        BadRequest: it is not valid gzip, or something follows the end of the gzip data.
+        BadRequest: it is not valid gzip, or data follows the end of the gzip data.
     """
     if coding is None or coding.strip().lower() not in _GZIP_NAMES:
         return content

@@ -1,7 +1,7 @@
 """Lets programs in browsers call the API (CORS): the preflight, and the headers of each response to a browser.
 
-Only for paths that look at no cookie. The key is sent by the program itself, so a web site that may call the gateway
-can do nothing that its program could not do elsewhere.
+Only for paths that read no cookie. The program itself sends the key, so a web site that may call the gateway can do
+nothing that its program could not do elsewhere.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NOT_NAMED = frozenset({"cache-control", "content-length", "content-type", "vary
 
 
 def answer_preflight() -> Response | None:
-    """Returns the response to a browser's preflight, which has no key; None if the request is no preflight."""
+    """Returns the response to a browser's preflight, which has no key; None for any other request."""
     environ = get_environ()
     if "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ or "HTTP_ORIGIN" not in environ or not _is_for_browsers():
         return None
     response = Response(status=204)
     del response.headers["content-type"]
-    # Any header: SDKs send many of their own, and a program that asks may send them elsewhere too.
+    # Any header is allowed: SDKs send many of their own, and a program that asks may send them elsewhere too.
     wanted = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or _USUAL_HEADERS
     if _get_allowed_origin() is not None:
         response.headers["access-control-allow-methods"] = _ALLOWED_METHODS
@@ -36,7 +36,7 @@ def answer_preflight() -> Response | None:
 
 
 def add_cors_headers(response: Response) -> None:
-    """Adds the headers that let a program in a browser read `response`, if its site may."""
+    """Adds the headers with which a program in a browser may read `response`, if its site is allowed."""
     allows_all = "*" in get_settings().cors_origins
     if (allows_all and "HTTP_ORIGIN" not in get_environ()) or not _is_for_browsers():
         return

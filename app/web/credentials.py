@@ -1,4 +1,4 @@
-"""The key that a request brings."""
+"""The key sent with a request."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from app.web.application import get_environ
 
 
 def get_authorization() -> str | None:
-    """Returns the `Authorization` of the current request or, if it is no bearer token, `x-api-key` in its form.
+    """Returns the `Authorization` of the current request or, if that is not a bearer token, `x-api-key` in its form.
 
-    Anthropic's SDKs and tools for Azure send the key in `x-api-key`. A bearer token decides if there is one, because
+    Anthropic's SDKs and tools for Azure send the key in `x-api-key`. A bearer token takes precedence, because an
     `x-api-key` beside it is a key for something else.
     """
     # Read from the environ, because werkzeug's headers take ten times as long.
@@ -21,9 +21,9 @@ def get_authorization() -> str | None:
 
 
 def has_credentials() -> bool:
-    """Returns whether the current request has a header for a key, with a key or not.
+    """Returns whether the current request has a header for a key, even an empty one.
 
-    A caller who sends one means to be somebody, so it must not be taken for nobody because of a mistake in it.
+    A caller who sends such a header wants to be identified, so a mistake in it must not make the caller anonymous.
     """
     environ = get_environ()
     return "HTTP_AUTHORIZATION" in environ or "HTTP_X_API_KEY" in environ

@@ -1,6 +1,6 @@
-"""Which format errors have: that of the API whose path was called, else of the client's API, else the gateway's own.
+"""The format of errors: that of the API of the called path, else of the client's API, else the gateway's own.
 
-A format belongs to a path and to everything below it, so it does not depend on whether a route was found.
+A format belongs to a path and all paths below it, so it does not depend on whether a route was found.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Shape(Protocol):
 
 
 def use_errors_below(app: App, path: str, shape: Shape) -> None:
-    """Gives errors of `path`, and of all paths below it, the format `shape`."""
+    """Sets the format `shape` for errors of `path` and of all paths below it."""
     app.extensions.setdefault(_EXTENSION, {})[path] = shape
 
 
 def find_shape(path: str | None) -> Shape | None:
-    """Returns the format of errors of a path; None for the gateway's own."""
+    """Returns the format of a path's errors; None for the gateway's own."""
     shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
     while path:
         if path in shapes:
@@ -45,7 +45,7 @@ def find_shape(path: str | None) -> Shape | None:
 
 
 def find_shape_of_client() -> Shape | None:
-    """Returns the format that the client of the current request reads on paths of no API, if its headers tell."""
+    """Returns the error format of the current request's client on paths outside any API, if its headers tell."""
     shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
     return next(
         (shape for shape in shapes.values() if shape.client_header and shape.client_header in request.headers), None

@@ -20,7 +20,7 @@ from app.web.error_shapes import find_shape, find_shape_of_client
 from app.web.missing_apis import describe_missing_api
 from app.web.similar_path import find_similar_path
 
-# What asks whether the gateway is alive and ready, or reads its metrics.
+# Paths for checking whether the gateway is alive and ready, or for reading its metrics.
 PROBES = frozenset({"/", "/api/hello", "/health", "/metrics", "/ready"})
 
 
@@ -32,7 +32,7 @@ def set_up_http(app: Flask) -> None:
 
 
 def _begin() -> Response | None:
-    set_request_id(None)  # The greenlet may have served another request over the same connection.
+    set_request_id(None)  # The greenlet may have served another request over this connection.
     return answer_preflight()
 
 
@@ -47,7 +47,7 @@ def _finish(response: Response) -> Response:
     if state.request_id is None:
         state.request_id = state.early_request_id or make_request_id()
         _log(response)
-    response.headers._list.append(("x-request-id", state.request_id))  # No response has one yet.
+    response.headers._list.append(("x-request-id", state.request_id))  # No response has this header yet.
     if state.ignored is not None:
         response.headers.add("x-gateway-ignored", state.ignored)
     add_cors_headers(response)
@@ -58,10 +58,10 @@ def _log(response: Response) -> None:
     # A request with a record is logged when it is finished, which for a stream is later than this.
     key, status = g.key, response.status_code
     if request.path in PROBES and (status < 400 or status == 503):
-        return  # Load balancers ask each few seconds; what makes a worker unready is logged where it happens.
+        return  # Load balancers ask every few seconds; the causes of an unready worker are logged elsewhere.
     if key is None and not line_budget.take():
         return
-    # Who tries keys, and what is wrong with them, for the operator to find or to block.
+    # Shows the operator who tries keys, and the problem with the key, to find or to block that client.
     client: dict[str, Any] = {"error_code": g.error_code, "client": get_client_address()} if status == 401 else {}
     log_event(
         "request",
@@ -77,7 +77,7 @@ def _log(response: Response) -> None:
 
 
 def _make_error_response(error: Exception) -> Response:
-    """Returns the error response for any exception, in the format of the API that was called."""
+    """Returns the error response for any exception, in the format of the called API."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         shown = _translate_framework_error(error)
@@ -114,7 +114,7 @@ def _make_error_response(error: Exception) -> Response:
 
 
 def get_early_request_id() -> str:
-    """Returns the id that the response to the current request will have, for what needs it before."""
+    """Returns the id that the response to the current request will have, for use before the response."""
     if g.request_id is not None:
         return str(g.request_id)
     if g.early_request_id is None:
@@ -123,7 +123,7 @@ def get_early_request_id() -> str:
 
 
 def _make_database_error() -> GatewayError:
-    # A restart of PostgreSQL takes some seconds, and the pool of connections recovers at the next request.
+    # A restart of PostgreSQL takes some seconds, and the connection pool recovers with the next request.
     return Unavailable(
         "The gateway's database is unavailable. Retry in a few seconds; if this persists, tell the operator.",
         code="database_unavailable",

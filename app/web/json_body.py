@@ -1,4 +1,4 @@
-"""Request bodies of the gateway's own API, decoded into Structs. Their fields are all that is allowed."""
+"""Request bodies of the gateway's own API, decoded into Structs. Only the fields of the Structs are allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import inspect
 
 from app.errors import BadRequest
 
-# Much more than a list of patterns of models needs.
+# Much more than a list of model patterns needs.
 MAX_BYTES = 1_048_576
 
 _MAX_SHOWN = 100
@@ -42,12 +42,12 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
         kind: a Struct that forbids unknown fields.
 
     Raises:
-        BadRequest: it is not a JSON object, it has a key twice or a text with NUL, or a field is unknown, missing, or
-            not as `kind` requires; `param` names it.
+        BadRequest: it is not a JSON object, it has a duplicate key or a text with NUL, or a field is unknown, missing,
+            or not what `kind` requires; `param` names it.
     """
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)
-        # Parsed again, because msgspec takes the last of several equal keys, and the database has no NUL.
+        # Parsed again, because msgspec keeps the last of several equal keys, and the database cannot store NUL.
         json.loads(content or b"{}", object_pairs_hook=_validate_pairs)
     except msgspec.ValidationError as error:
         raise _make_error(kind, str(error)) from None
@@ -108,7 +108,7 @@ def _make_refusal(message: str, param: str | None) -> BadRequest:
 
 
 def _find_fields(kind: type[msgspec.Struct], place: str) -> list[str]:
-    """Returns the names of the fields of the object at a place within `kind`, as in "budgets[0]"."""
+    """Returns the field names of the object at a path within `kind`, as in "budgets[0]"."""
     described: inspect.Type = inspect.type_info(kind)
     for name in re.findall(r"[A-Za-z]\w*", place):
         if isinstance(described, inspect.StructType):
@@ -118,7 +118,7 @@ def _find_fields(kind: type[msgspec.Struct], place: str) -> list[str]:
 
 
 def _find_struct(described: inspect.Type) -> inspect.Type:
-    """Returns the Struct in a type that is one, a list of them, or one of several."""
+    """Returns the Struct of a type that is a Struct, a list of Structs, or a union with one."""
     if isinstance(described, inspect.VarTupleType | inspect.ListType):
         return _find_struct(described.item_type)
     if isinstance(described, inspect.UnionType):

@@ -35,7 +35,7 @@ _STORES_NONE = (
 
 
 def describe_missing_api(path: str) -> str | None:
-    """Returns what the gateway offers instead of the API that `path` belongs to; None for any other path."""
+    """Returns the gateway's alternative to the API that `path` belongs to; None for any other path."""
     found = _ROUTES.search(path[:300])
     if found is None:
         return None

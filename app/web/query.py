@@ -6,7 +6,7 @@
     query = read_query(StatsQuery)
 
 A field may be a str, a bool, an int or a float with both ends of its range, a date or a datetime, each of them or None,
-or a tuple of any number of these, which are written with commas between them. Names that Python reserves are given with
+or a tuple of any number of these, which are separated by commas in the query. Names that Python reserves are given with
 `msgspec.field(name="from")`. msgspec's own converter is not used, because its messages do not show the value, and
 because times are read more leniently here.
 """
@@ -29,7 +29,7 @@ from app.errors import BadRequest
 # There are no records from other years, and date arithmetic fails near the years 1 and 9999.
 _YEARS = range(2000, 2200)
 
-# The code of every error here but those that a field sets itself.
+# The code of all errors here, except those with a code from their field.
 _CODE = "invalid_parameter"
 
 _BOOLS = ["true", "false"]
@@ -55,7 +55,7 @@ def one_of(
     """Returns the annotation of a text that must be one of `choices`.
 
     Args:
-        choices: what is allowed, in the order in which messages list it.
+        choices: the allowed values, in the order in which messages list them.
         message: the error message for any other value; may contain {name}, {value} and {choices}.
         code: the error's code.
         any_case: whether upper case is accepted too; all `choices` are in lower case then.
@@ -70,7 +70,7 @@ def matching(pattern: str, demand: str) -> msgspec.Meta:
 
     Args:
         pattern: a regular expression for the whole text, with `^` and `$` for readers of the schema.
-        demand: what the text must be, such as "must be a status".
+        demand: the requirement, such as "must be a status".
     """
     return msgspec.Meta(pattern=pattern, extra={"demand": demand})
 
@@ -79,7 +79,7 @@ def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False, ignore_u
     """Returns the query string of the current request as an instance of `kind`.
 
     Unknown parameters, repeated ones, and texts that no record can contain are errors: if a misspelt filter were
-    ignored, the response would be wrong. An empty value counts as not given.
+    ignored, the response would be wrong. An empty value counts as missing.
 
     Args:
         kind: a Struct whose fields are the parameters.
@@ -87,7 +87,7 @@ def read_query(kind: type[Kind], *, refuse_empty_numbers: bool = False, ignore_u
         ignore_unknown: whether other parameters are ignored, for a path of another API.
 
     Raises:
-        BadRequest: a parameter is not as `kind` requires; `param` names it.
+        BadRequest: a parameter is not what `kind` requires; `param` names it.
     """
     parameters = _get_parameters(kind)
     _raise_if_unknown_or_repeated([parameter.name for parameter in parameters], ignore_unknown=ignore_unknown)
@@ -202,7 +202,7 @@ def _convert_matching(name: str, text: str, *, pattern: re.Pattern[str], demand:
 
 def _convert_time(name: str, text: str) -> datetime:
     """Returns an ISO 8601 time in UTC; a time without an offset is UTC already."""
-    # An unescaped plus sign in a URL arrives as a space. Only the space between date and time may be meant.
+    # An unescaped plus sign in a URL arrives as a space. Only the space between date and time can be a real one.
     unspaced = text[:11] + text[11:].replace(" ", "+")
     try:
         moment = datetime.fromisoformat(unspaced)
@@ -217,7 +217,7 @@ def _convert_time(name: str, text: str) -> datetime:
 
 
 def _convert_day(name: str, text: str) -> date:
-    """Returns a whole UTC day, written as a date or as the time at which it begins."""
+    """Returns a whole UTC day, written as a date or as the time of its start."""
     moment = _convert_time(name, text)
     if moment.time() != time():
         raise _make_refusal(name, "must be a whole day (UTC), such as 2026-03-14.")

@@ -1,4 +1,4 @@
-"""Responses of routes: JSON, and representations that a client may already have (ETag, 304, gzip)."""
+"""Responses of routes: JSON, and representations that a client may have cached (ETag, 304, gzip)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from flask import request
 
 from app.web.application import Response
 
-# Costs are JSON numbers, as counts are, and keep all their digits. Prices of the catalog are strings already.
+# Costs are JSON numbers, like counts, and keep all their digits. Prices of the catalog are strings already.
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 # Clients may keep a response but must ask each time whether it is current, which costs a 304 without a body.
 _CACHE_CONTROL = "no-cache"
 
-# Below this size gzip saves less than unpacking costs.
+# Below this size gzip saves less than decompression costs.
 _MIN_GZIP_BYTES = 1_024
 
 

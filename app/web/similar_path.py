@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from werkzeug.routing import Map
 
-# Each candidate is matched against all routes, which takes time in proportion to its length.
+# Each candidate is matched against all routes, in time proportional to its length.
 _MAX_CHARACTERS = 300
 
 _SLASHES = re.compile("/{2,}")
@@ -29,7 +29,7 @@ def find_similar_path(routes: Map, path: str) -> str | None:
 def _make_candidates(path: str) -> Iterator[str]:
     plain = _SLASHES.sub("/", path).rstrip("/")
     for form in dict.fromkeys([plain, plain.lower()]):
-        yield form  # A slash too many, or capitals.
+        yield form  # Fixes an extra slash or capitals.
         if "/v1/" in form:
             yield "/v1/" + form.rpartition("/v1/")[2]
         if "/api/" in form:

@@ -1,4 +1,4 @@
-// Search while typing, and the heading that is being read. Without it the search is a page, and all links work.
+// Search while typing, and a mark at the heading being read. Without script the search is a page, and all links work.
 "use strict";
 
 (() => {
@@ -22,7 +22,7 @@
     for (const link of hits.querySelectorAll("a")) link.href = new URL(link.getAttribute("href"), address).href;
     main.replaceChildren(document.adoptNode(hits));
     document.querySelector(".docs-contents")?.remove();
-    // What is shown is the view of that address, so it can be sent to somebody; “back” leads to the page before.
+    // The view gets its own address, so it can be sent to somebody; “back” leads to the page before.
     history[isSearch ? "replaceState" : "pushState"](null, "", address);
     isSearch = true;
   }
@@ -35,7 +35,7 @@
   form?.addEventListener("submit", () => { clearTimeout(timer); asked += 1; });
   addEventListener("popstate", () => location.reload());
 
-  // On a phone the list of pages is folded.
+  // On a phone the list of pages is collapsed.
   const menu = document.querySelector(".docs-menu");
   if (menu && matchMedia("(max-width: 820px)").matches) menu.open = false;
 

@@ -1,4 +1,4 @@
-// Starts Swagger UI in the page's own colours. It calls nobody but the gateway.
+// Starts Swagger UI in the page's own colours. It calls only the gateway.
 "use strict";
 
 (() => {
@@ -12,7 +12,7 @@
   dark.addEventListener("change", showTheme);
   new MutationObserver(showTheme).observe(root, { attributeFilter: ["data-theme"] });
 
-  // The document's server is the root of its host. Below a prefix of a proxy it is the way up from this page.
+  // The document's server is the root of its host. Below a proxy's prefix it is the path up from this page.
   async function start(place) {
     const address = new URL(place.dataset.document, location.href);
     const spec = await (await fetch(address)).json();
@@ -31,7 +31,7 @@
     });
   }
   const place = document.querySelector("#swagger-ui");
-  // Swagger UI adds a second <main>, and a list of servers that no label names.
+  // Swagger UI adds a second <main>, and a list of servers without a label.
   new MutationObserver((_changes, observer) => {
     const [operations, servers] = [place.querySelector("main"), place.querySelector("#servers")];
     if (!operations || !servers) return;

@@ -1,5 +1,5 @@
-// The playground: sends the form to the endpoints of the API that the session may use, and shows what comes back.
-// Texts of models are always text, never HTML.
+// The playground: sends the form to the API endpoints that the session may use, and shows the answers. Model
+// output is always shown as text, never as HTML.
 "use strict";
 
 (() => {
@@ -8,7 +8,7 @@
   const answers = document.querySelector("#answers");
   const nothing = document.querySelector("#nothing");
   const root = new URL(document.body.dataset.root, location.href).href.replace(/\/$/, "");
-  let conversations = []; // One a model: { model, turns: [{ role, content }] }.
+  let conversations = []; // One per model: { model, turns: [{ role, content }] }.
   let running = null;
 
   const field = (name) => form.elements[name].value.trim();
@@ -38,7 +38,7 @@
     const model = chosenModels()[0] || "MODEL";
     const earlier = conversations.find((each) => each.model === model)?.turns || [];
     const message = field("message");
-    // Without a new message it is the call that was sent last.
+    // Without a new message, this shows the last call that was sent.
     const turns = message || !earlier.length ? [...earlier, { role: "user", content: message || "Hello!" }] : earlier.slice(0, -1);
     const body = JSON.stringify(makeBody(model, turns), null, 2).replaceAll("'", "\\u0027");
     for (const pre of document.querySelectorAll("#code pre")) {
@@ -46,7 +46,7 @@
     }
   }
 
-  // What an event of each API means: { text } to append, { usage }, { error }, or nothing.
+  // Translates an event of each API into { text } to append, { usage }, { error }, or nothing.
   function readEvent(data) {
     if (data.error) return { error: data.error.message || "The request failed." };
     if (data.type === "error") return { error: data.message || data.error?.message || "The request failed." };
@@ -107,7 +107,7 @@
       state.textContent = "failed";
       if (!text) answer.remove();
       addTurn(card, "error", message || "The connection to the gateway broke. Send the message again.").dataset.unknown = message ? "" : "1";
-      turns.pop(); // What had no answer is not sent again.
+      turns.pop(); // A message without an answer is not sent again.
     };
     try {
       const api = field("api");
@@ -158,7 +158,7 @@
     if (requestId) await showRecord(card, requestId);
   }
 
-  // The record arrives about a second after the end; its cost is what counts.
+  // The record arrives about a second after the end and has the final cost.
   async function showRecord(card, requestId) {
     const fact = (name) => card.querySelector(`[data-fact=${name}]`);
     const link = document.createElement("a");

@@ -1,5 +1,5 @@
-// What script adds to pages that work without it: local times, refresh, keyboard, theme, copying. It calls nobody but
-// the page's own address.
+// Additions to pages that also work without script: local times, refresh, keyboard, theme, copying. It calls only the
+// page's own address.
 "use strict";
 
 (() => {
@@ -23,7 +23,7 @@
   }
   showTheme();
 
-  // UTC is what is sent. The title keeps it.
+  // The server sends UTC. The title keeps it.
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   function showLocalTimes(inside) {
@@ -133,7 +133,7 @@
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
   }
 
-  // Keyboard: nothing while somebody types.
+  // The keyboard shortcuts are off while somebody types.
   let lastKey = "";
   function choose(row) {
     if (!row) return;
@@ -175,16 +175,16 @@
     document.querySelector("#theme")?.addEventListener("click", changeTheme);
     document.querySelector("#help-open")?.addEventListener("click", () => document.querySelector("#help").showModal());
     document.addEventListener("keydown", onKey);
-    // A form that asks first.
+    // A form with a confirmation.
     document.addEventListener("submit", (event) => {
       const question = event.submitter?.dataset.ask;
       if (question && !confirm(question)) event.preventDefault();
     });
-    // A choice that is followed at once.
+    // A choice that takes effect at once.
     document.addEventListener("change", (event) => {
       if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
     });
-    // What is shown once gets the address of a page that can be loaded again, so that a reload makes no second key.
+    // A page that is shown only once gets the address of one that can be reloaded: a reload makes no second key.
     const place = document.querySelector("[data-address]");
     if (place) history.replaceState(null, "", place.dataset.address);
     showTheme();

@@ -1,7 +1,7 @@
 """Values made up from a JSON Schema: the arguments of a tool call, the object of a JSON response.
 
-`sampler` makes a value, `numbers`, `texts` and `patterns` its parts, `schemas` follows references and merges what must
-hold together, and `checker` checks each value in the end, so that a value that is returned is valid.
+`sampler` makes a value, `numbers`, `texts` and `patterns` its parts, `schemas` follows references and merges schemas
+that must hold together, and `checker` finally checks each value, so that every returned value is valid.
 """
 
 from app.sandbox.samples.errors import UnsupportedSchema

@@ -1,4 +1,4 @@
-"""Whether a value fits a JSON Schema: each sample is checked before it is sent."""
+"""Checks whether a value fits a JSON Schema; each sample is checked before it is sent."""
 
 import json
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from app.sandbox.samples.formats import has_format
 from app.sandbox.samples.patterns import matches
 from app.sandbox.samples.schemas import Schema, Schemas, get_types, normalise, to_fraction
 
-# Characters of a text that count as one step of work.
+# The characters of a text that count as one step of work.
 _CHARS_PER_STEP = 100
-# Schemas within schemas that can be looked at without a deeper value: more are a reference to itself.
+# The most nested schemas that are examined for one value: more mean a schema that refers to itself.
 _MAX_DEPTH = 120
 
 
@@ -24,17 +24,17 @@ class Checker:
         self._depth = 0
 
     def fits(self, value: Any, schema: Schema) -> bool:
-        """Returns whether a value fits; false also if that cannot be found out."""
+        """Returns whether a value fits; False if that cannot be determined."""
         try:
             return self.find_problem(value, schema) is None
         except NoSample:
             return False
 
     def find_problem(self, value: Any, schema: Schema) -> NoSample | None:
-        """Returns what does not fit and where, or None.
+        """Returns the part that does not fit, with its path, or None.
 
         Raises:
-            NoSample: that cannot be found out, as for a pattern that would take too long.
+            NoSample: that cannot be determined, for instance because a pattern would take too long.
             UnsupportedSchema: the budget is used up.
         """
         self._budget.spend(1 + (len(value) // _CHARS_PER_STEP if isinstance(value, str) else 0))
@@ -81,7 +81,7 @@ class Checker:
         return None
 
     def _get_parts(self, value: Any, schema: dict[str, Any]) -> list[Schema]:
-        """Returns the schemas that all have to fit because of `allOf` and the like."""
+        """Returns the schemas that must all fit because of `allOf` and similar keywords."""
         parts = list(schema.get("allOf", ()))
         if "$ref" in schema:
             parts.append(self._schemas.resolve(schema["$ref"]))
@@ -121,14 +121,14 @@ class Checker:
 
 
 def get_property_schemas(schema: dict[str, Any], name: str) -> list[Schema]:
-    """Returns the schemas that the value of a property has to fit."""
+    """Returns the schemas that the value of a property must fit."""
     found = [schema["properties"][name]] if name in schema.get("properties", {}) else []
     found += [inner for pattern, inner in schema.get("patternProperties", {}).items() if matches(pattern, name)]
     return found or [schema.get("additionalProperties", True)]
 
 
 def get_kind(value: Any) -> str:
-    """Returns the name that JSON Schema has for the type of a value; a whole number is an "integer"."""
+    """Returns JSON Schema's name for the type of a value; a whole number is an "integer"."""
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, float) and value.is_integer():

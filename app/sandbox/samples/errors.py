@@ -1,17 +1,17 @@
-"""Why a schema has no sample."""
+"""The reasons why a schema has no sample."""
 
 from collections.abc import Iterable
 
-# How many schemas and values may be looked at for one sample: a quarter of a second of work.
+# The most schemas and values examined for one sample: a quarter of a second of work.
 _MAX_STEPS = 100_000
 
 
 class UnsupportedSchema(Exception):
-    """The sandbox can make no value for the schema; the text says where and why."""
+    """The sandbox cannot make a value for the schema; the text gives the place and the reason."""
 
 
 class NoSample(Exception):
-    """This part of the schema has no value that the sandbox finds; another alternative may have one.
+    """The sandbox finds no value for this part of the schema; another alternative may have one.
 
     Args:
         reason: a clause such as "no whole number lies between the bounds".
@@ -24,7 +24,7 @@ class NoSample(Exception):
         self.path = tuple(path)
 
     def below(self, name: str) -> "NoSample":
-        """Returns the same failure, seen from the value that has the part as `name`."""
+        """Returns the same failure, as seen from the value that has the part as `name`."""
         return NoSample(self.reason, (name, *self.path))
 
     def describe(self) -> str:
@@ -39,7 +39,7 @@ class Budget:
         self._left = _MAX_STEPS
 
     def spend(self, steps: int = 1) -> None:
-        """Counts steps; raises UnsupportedSchema when the bound is reached."""
+        """Counts steps; raises UnsupportedSchema when the limit is reached."""
         self._left -= steps
         if self._left < 0:
             raise UnsupportedSchema("a value for it would be too large, or too long to find. Simplify the schema.")

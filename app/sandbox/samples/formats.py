@@ -1,4 +1,4 @@
-"""Texts of the formats that JSON Schema and pydantic name, such as `date` and `uuid4`, and the check for them."""
+"""Texts of the formats that JSON Schema and pydantic name, such as `date` and `uuid4`, and checks for them."""
 
 import base64
 import ipaddress
@@ -19,12 +19,12 @@ _MAX_CHARS = 2_100
 
 
 def make_formatted(name: str, variant: int, low: int) -> str | None:
-    """Returns a text of a format, or None for a format that is not known, which allows every text.
+    """Returns a text of a format, or None for an unknown format, which allows every text.
 
     Args:
         name: the format.
-        variant: another text for each one, for at least 200.
-        low: the shortest length, in characters, which addresses and names are filled up to.
+        variant: gives another text for each number, for at least 200.
+        low: the shortest length, in characters; addresses and names are padded to it.
     """
     make = _MAKERS.get(name)
     if make is None:
@@ -39,7 +39,7 @@ def make_formatted(name: str, variant: int, low: int) -> str | None:
 
 
 def has_format(text: str, name: str) -> bool:
-    """Returns whether a text has a format; true for a format that is not known."""
+    """Returns whether a text has a format; True for an unknown format."""
     check = _CHECKS.get(name)
     if check is None or name not in _MAKERS:
         return True
@@ -105,11 +105,11 @@ _MAKERS: dict[str, Callable[[int], str]] = {
     "regex": _with_number("^sandbox", "$"),
     "base64": _make_base64,
     "base64url": _make_base64,
-    # pydantic demands that these exist.
+    # pydantic requires that these exist.
     "file-path": lambda variant: "/etc/hosts",
     "directory-path": lambda variant: "/",
 }
-# Where the text of a format can be filled up: after these characters.
+# Format → the characters after which its text can be padded.
 _GROWING = {
     "email": "sandbox",
     "idn-email": "sandbox",

@@ -20,7 +20,7 @@ def make_number(schema: dict[str, Any], variant: int, *, whole: bool) -> int | f
 
     Args:
         schema: has no combinators.
-        variant: another number for each one.
+        variant: gives another number for each value.
         whole: whether only integers are allowed.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Texts that match a regular expression, built from its parts, and the check whether a text matches.
+"""Texts that match a regular expression, built from its parts, and a check whether a text matches.
 
-JSON Schema's patterns are those of JavaScript. The common ones mean the same in Python, whose parser is used: so what
-is built and what is checked have the same meaning.
+JSON Schema's patterns are JavaScript's. The common ones mean the same in Python, whose parser is used both for building
+and for checking.
 """
 
 import re
@@ -15,17 +15,17 @@ from typing import Any
 
 from app.sandbox.samples.errors import NoSample
 
-# `re` tries every way to share a text out among the repeats of a pattern. Their number is estimated: a power of the
-# text's length, but exponential if a repeat has another one or alternatives inside. With one of those, a text may have
-# this many characters.
+# `re` tries every way to distribute a text over the repeats of a pattern. Their number is estimated: a power of the
+# text's length, but exponential if a repeat contains another one or alternatives. With such a repeat, a text may have
+# only this many characters.
 _SHORT = 24
 _MAX_WAYS = 10**7
 _MAX_CHARS = 10_000
-# How many alternatives of each `(a|b|c)` are tried.
+# The number of alternatives of each `(a|b|c)` that are tried.
 _MAX_BRANCHES = 4
 _LOWER, _UPPER, _DIGITS = string.ascii_lowercase, string.ascii_uppercase, string.digits
 _OTHERS = "-_. " + string.punctuation
-# Which characters are taken first.
+# The orders in which characters are tried.
 _ORDERS = ((_LOWER, _DIGITS, _UPPER, _OTHERS), (_DIGITS, _LOWER, _UPPER, _OTHERS), (_UPPER, _DIGITS, _LOWER, _OTHERS))
 _Node = tuple[Any, Any]
 
@@ -34,7 +34,7 @@ class _Pattern:
     """A parsed pattern."""
 
     def __init__(self, pattern: str) -> None:
-        # JavaScript's name for a group, and its class of everything.
+        # JavaScript's syntax for a named group, and its class of all characters.
         source = re.sub(r"\(\?<(?![=!])", "(?P<", pattern).replace(r"[\s\S]", r"(?:.|\n)")
         try:
             self.compiled = re.compile(source)
@@ -47,7 +47,7 @@ class _Pattern:
         self.lookaheads = [node[1][1] for node in _walk(self.nodes) if _name(node) == "ASSERT" and node[1][0] == 1]
 
     def is_cheap(self, length: int) -> bool:
-        """Returns whether a text of `length` characters is checked in milliseconds, whatever it is."""
+        """Returns whether checking any text of `length` characters takes only milliseconds."""
         wide = [(node, inside) for node, inside in self.repeats if node[1][1] > 1]
         nested = sum(inside for _, inside in wide) + self.branches
         if nested:
@@ -73,15 +73,15 @@ def matches(pattern: str, text: str) -> bool:
 
 
 def make_matches(pattern: str, low: int, high: int, variant: int) -> Iterator[str]:
-    """Yields texts that are likely to match a pattern, of `low` to `high` characters if it is possible.
+    """Yields texts that are likely to match a pattern, of `low` to `high` characters if possible.
 
     Args:
         pattern: the regular expression.
         low, high: bounds of the length, in characters.
-        variant: other texts for each one, as far as there are others.
+        variant: gives other texts for each number, as far as there are any.
 
     Raises:
-        NoSample: the pattern cannot be read, or has a part that texts are not built from.
+        NoSample: the pattern cannot be read, or has a part for which texts cannot be built.
     """
     parsed = _parse(pattern)
     longer = variant // len(_DIGITS)
@@ -97,7 +97,7 @@ def make_matches(pattern: str, low: int, high: int, variant: int) -> Iterator[st
             if variant:
                 yield text + str(variant)
             yield text
-            # Patterns without ^ or $ may have something around them.
+            # Patterns without ^ or $ may have other text around them.
             yield text.ljust(low, "a")
             yield text.rjust(low, "a")
 
@@ -108,7 +108,7 @@ def _turn(characters: str, steps: int) -> str:
 
 
 def _stretch(parsed: _Pattern, builder: "_Builder", low: int, high: int) -> str:
-    """Returns a text made longer, one repeat after the other, until it has `low` characters, but at most `high`."""
+    """Returns a text that is extended, one repeat after another, until it has `low` characters, but at most `high`."""
     text = builder.build(parsed.nodes)
     for (_, (least, most, nodes)), _ in parsed.repeats:
         if len(text) >= min(low, _MAX_CHARS):
@@ -122,7 +122,7 @@ def _stretch(parsed: _Pattern, builder: "_Builder", low: int, high: int) -> str:
 
 
 class _Builder:
-    """Builds the shortest text of a pattern, with the characters that come first in `order`."""
+    """Builds the shortest text of a pattern, preferring the characters that come first in `order`."""
 
     def __init__(self, order: str, branch: int) -> None:
         self._order = order
@@ -198,7 +198,7 @@ _CATEGORIES = {"DIGIT": r"\d", "SPACE": r"\s", "WORD": r"\w", "NOT_DIGIT": r"\D"
 
 
 def _make_test(members: list[_Node]) -> Callable[[str], bool]:
-    """Returns the function that says whether a character is in a class."""
+    """Returns a function that tests whether a character is in a class."""
 
     def is_member(character: str) -> bool:
         code = ord(character)
@@ -244,7 +244,7 @@ def _walk(nodes: Any) -> Iterator[_Node]:
 
 
 def _find_repeats(nodes: Any, inside: bool) -> Iterator[tuple[_Node, bool]]:
-    """Yields the repeats whose number may vary, the outer ones first, and whether each is inside of another."""
+    """Yields the repeats of variable number, the outer ones first, and whether each is inside another."""
     for node in nodes:
         varies = _name(node).endswith("_REPEAT") and node[1][0] != node[1][1]
         if varies:

@@ -11,23 +11,23 @@ from app.sandbox.samples.numbers import make_number
 from app.sandbox.samples.schemas import Schema, Schemas, get_types
 from app.sandbox.samples.texts import make_text
 
-# Items of a list, entries of an object; a schema that demands more is refused.
+# Items of a list, entries of an object; a schema that requires more is refused.
 _MAX_ITEMS = 1_000
-# How deep values are nested at most, and how many are as complete as the schema allows; further ones are the smallest.
+# The deepest nesting of values, and the number of values that are complete; further ones are the smallest.
 _MAX_DEPTH, _MAX_COMPLETE = 40, 1_000
-# How many values are made to find one that is different from those before it.
+# The number of values made to find one that differs from those before it.
 _TRIES_PER_ITEM = 12
-# The depths that the smallest values are looked for with.
+# The depths at which the smallest values are searched for.
 _DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 
 def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
     """Returns a value that fits a schema; the same arguments always give the same value.
 
-    A default or example is taken if there is one; else strings become `word` (or have the format, the pattern), numbers
+    A default or example is used if there is one; else strings become `word` (or have the format, the pattern), numbers
     their minimum or 1, an enum its first value, an array one item (or minItems), an object its properties (only the
-    required ones if `required_only`), and a schema with alternatives the first of them that has a value. Where a schema
-    refers to itself, the smallest value ends the repetition.
+    required ones if `required_only`), and a schema with alternatives the first one that has a value. If a schema refers
+    to itself, the smallest value ends the recursion.
 
     Args:
         schema: a JSON Schema of any draft from 4 on, as an object or as JSON text.
@@ -43,7 +43,7 @@ def make_sample(schema: Any, word: str, *, required_only: bool) -> Any:
     except NoSample as error:
         raise UnsupportedSchema(f"no value was found {error.describe()}") from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        # A schema may be malformed anywhere; caught here, the other functions need no checks.
+        # A schema may be malformed anywhere; catching that here spares the other functions the checks.
         raise UnsupportedSchema(
             f"could not understand the instance `{_shorten(schema)}`: it is malformed or nested too deeply"
         ) from error
@@ -57,7 +57,7 @@ def _shorten(schema: Any) -> str:
 class _Sampler:
     """Makes the values for one document.
 
-    Methods take `fuel`: how many levels of values may be nested, to make the smallest value; None makes a complete one.
+    Methods take `fuel`: the most levels of nested values, to make the smallest value; None makes a complete one.
     """
 
     def __init__(self, root: Schema, word: str, required_only: bool) -> None:
@@ -101,7 +101,7 @@ class _Sampler:
         raise last
 
     def _make_with_fuel(self, schema: Schema, variant: int, fuel: int) -> Any:
-        """Returns what was made for the same arguments before, or makes it: so the time is linear."""
+        """Returns the cached value for the same arguments, or makes it, so that the time is linear."""
         if fuel < 0:
             raise NoSample("values for it never end, or are nested too deeply")
         key = (id(schema), variant, fuel)
@@ -116,12 +116,12 @@ class _Sampler:
         return found
 
     def _make_any(self, schema: Schema, variant: int, fuel: int | None) -> Any:
-        """Returns a value of the first alternative that has one; variants take turns among the alternatives."""
+        """Returns a value of the first alternative that has one; variants rotate through the alternatives."""
         alternatives = self._schemas.get_alternatives(schema)
         failure = NoSample("the schema allows no value here")
         for turn in range(len(alternatives)):
             chosen = alternatives[(variant + turn) % len(alternatives)]
-            # A value of what was merged without a rest fits in any case.
+            # If everything was merged without a rest, a value fits in any case.
             checks = len(alternatives) > 1 or "not" in chosen or "allOf" in chosen
             for kind in get_types(chosen):
                 try:
@@ -192,7 +192,7 @@ class _Sampler:
         fuel: int | None,
         known: list[str],
     ) -> None:
-        """Adds properties until there are `least`, as far as that is possible."""
+        """Adds properties until there are `least`, as far as possible."""
         names = self._propose_names(schema, variant, fuel, known)
         while len(value) < least and (name := next(names, None)) is not None:
             if name not in value:
@@ -208,7 +208,7 @@ class _Sampler:
         *,
         optional: bool,
     ) -> None:
-        """Adds a property; one that is optional only if there is a value for it."""
+        """Adds a property; an optional one only if there is a value for it."""
         parts = get_property_schemas(schema, name)
         try:
             value[name] = self._make(self._schemas.join(*parts), variant, _burn(fuel))
@@ -267,12 +267,12 @@ class _Sampler:
 
 
 def _is_dict(schema: dict[str, Any]) -> bool:
-    """Returns whether a schema is about properties whose names it does not know, as for a `dict[str, int]`."""
+    """Returns whether a schema describes properties with unknown names, as for a `dict[str, int]`."""
     return isinstance(schema.get("additionalProperties"), dict) or "patternProperties" in schema
 
 
 def _get_given(schema: dict[str, Any]) -> Iterator[Any]:
-    """Yields the values that the schema itself proposes."""
+    """Yields the values that the schema itself suggests."""
     if "default" in schema:
         yield schema["default"]
     examples = schema.get("examples", ())
@@ -282,7 +282,7 @@ def _get_given(schema: dict[str, Any]) -> Iterator[Any]:
 
 
 def _get_required(schema: dict[str, Any]) -> dict[str, None]:
-    """Returns the names of the properties that must be there, in their order."""
+    """Returns the names of the required properties, in their order."""
     required = dict.fromkeys(schema.get("required", ()))
     needs = schema.get("dependentRequired", {})
     todo = list(required)

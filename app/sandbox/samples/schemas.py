@@ -1,4 +1,4 @@
-"""A JSON Schema without references and combinators: one schema for each alternative, with all that must hold."""
+"""A JSON Schema without references and combinators: one schema for each alternative, with all constraints."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from app.sandbox.samples.errors import Budget, NoSample
 Schema = Any
 """A dict, or true (everything) or false (nothing)."""
 
-# If the combinators of a schema allow more alternatives, the first of them are used.
+# If the combinators of a schema allow more alternatives, only the first ones are used.
 _MAX_ALTERNATIVES = 64
-# Parts of a schema that are copied in one step of work.
+# The parts of a schema that are copied in one step of work.
 _LISTED_PER_STEP = 20
 _COMBINATORS = ("$ref", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "nullable")
 
@@ -32,7 +32,7 @@ class Schemas:
         self._joined: dict[tuple[int, ...], tuple[list[Schema], Schema]] = {}
 
     def resolve(self, reference: str) -> Schema:
-        """Returns the schema that a `$ref` names; raises NoSample if it is not in the document."""
+        """Returns the target of a `$ref`; raises NoSample if it is not in the document."""
         target = self._root
         if not reference.startswith("#"):
             raise NoSample(f"the $ref {reference!r} leads out of the schema; only those that begin with # are followed")
@@ -47,7 +47,7 @@ class Schemas:
     def get_alternatives(self, schema: Schema) -> list[dict[str, Any]]:
         """Returns schemas without combinators, in the order of preference; a value of any of them may fit `schema`.
 
-        `oneOf` and `not` forbid more than these say, so a value has to be checked.
+        `oneOf` and `not` forbid more than these schemas, so a value has to be checked.
         """
         if id(schema) not in self._alternatives:
             found = list(islice(self._expand([schema], [], frozenset()), _MAX_ALTERNATIVES))
@@ -55,7 +55,7 @@ class Schemas:
         return self._alternatives[id(schema)][1]
 
     def join(self, *schemas: Schema) -> Schema:
-        """Returns a schema of the values that fit all of `schemas`."""
+        """Returns a schema for the values that fit all of `schemas`."""
         parts = [schema for schema in schemas if schema is not True and schema != {}]
         if len(parts) < 2:
             return parts[0] if parts else True
@@ -76,7 +76,7 @@ class Schemas:
             schema = normalise(schema)
             reference = schema.get("$ref")
             if reference is not None and reference not in seen:
-                # The target says what the value is; what stands beside the reference (a default) wins over it.
+                # The target defines the value; keywords beside the reference (a default) take precedence over it.
                 seen |= {reference}
                 todo = [self.resolve(reference), *todo]
             todo = [*schema.get("allOf", ()), *todo]
@@ -93,7 +93,7 @@ class Schemas:
         yield merged
 
     def _merge(self, into: dict[str, Any], part: dict[str, Any]) -> None:
-        """Adds what `part` demands to what `into` demands; what cannot be merged goes into its `allOf`."""
+        """Adds the constraints of `part` to `into`; those that cannot be merged go into its `allOf`."""
         for key, value in part.items():
             if key not in into:
                 into[key] = value
@@ -111,7 +111,7 @@ class Schemas:
 
 
 def normalise(schema: Any) -> dict[str, Any]:
-    """Returns a schema with the words of older drafts replaced by those of the newest."""
+    """Returns a schema with the keywords of older drafts replaced by those of the newest."""
     if not isinstance(schema, dict):
         raise TypeError(f"{schema!r} is not a schema")
     if isinstance(schema.get("items"), list):
@@ -127,7 +127,7 @@ def normalise(schema: Any) -> dict[str, Any]:
 
 
 def _find_choices(schema: dict[str, Any]) -> list[list[Schema]]:
-    """Returns the alternatives between which the combinators of a schema let a value choose."""
+    """Returns the alternatives that the combinators of a schema allow."""
     choices = [schema[key] for key in ("anyOf", "oneOf") if key in schema]
     if schema.get("nullable") is True:  # OpenAPI 3.0.
         choices.append([{key: value for key, value in schema.items() if key == "type"}, {"type": "null"}])
@@ -140,7 +140,7 @@ def _find_choices(schema: dict[str, Any]) -> list[list[Schema]]:
 
 
 def get_types(schema: dict[str, Any]) -> list[str]:
-    """Returns the types that a schema without combinators allows, those that its other words are about if it says none.
+    """Returns the types that a schema without combinators allows; without a type, those implied by its keywords.
 
     An empty list allows no type at all.
     """
@@ -197,7 +197,7 @@ _MERGERS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def to_fraction(number: float) -> Fraction:
-    """Returns a number exactly as it is written in decimal; raises OverflowError if it is infinite."""
+    """Returns a number exactly as written in decimal; raises OverflowError if it is infinite."""
     if isinstance(number, float) and not math.isfinite(number):
         raise OverflowError("an infinite number")
     return Fraction(number) if isinstance(number, int) else Fraction(repr(number))

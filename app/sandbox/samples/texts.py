@@ -7,19 +7,19 @@ from app.sandbox.samples.errors import NoSample
 from app.sandbox.samples.formats import make_formatted
 from app.sandbox.samples.patterns import make_matches
 
-# Characters; a schema that demands more is refused.
+# Characters; a schema that requires more is refused.
 _MAX_CHARS = 10_000
-# How many texts are tried for a pattern.
+# The number of texts that are tried for a pattern.
 _MAX_TRIES = 60
 
 
 def make_text(schema: dict[str, Any], word: str, variant: int, fits: Callable[[str], bool]) -> str:
-    """Returns a text: `word`, filled up with dots or cut, if the schema allows it.
+    """Returns a text: `word`, padded with dots or cut, if the schema allows it.
 
     Args:
         schema: has no combinators.
-        word: the text if nothing else is demanded.
-        variant: another text for each one.
+        word: the text if there are no other requirements.
+        variant: gives another text for each number.
         fits: whether a text fits the schema.
 
     Raises:

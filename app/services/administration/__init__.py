@@ -1,10 +1,10 @@
-"""What operators change: keys and their holders, groups, budgets, and the limits of the gateway.
+"""Changes by operators: keys and their holders, groups, budgets, and the limits of the gateway.
 
-Every change is one transaction with its row in the audit. Commands and routes call the same functions.
-keys.py, holders.py, groups.py, gateway.py   what has limits; key_lists.py, holder_lists.py find it, views.py shows it
-changes.py, limits.py   what may be asked for, and how it is done; terms.py reads budgets, patterns.py warns, ids.py
-budgets.py, states.py   budgets as they stand; earlier.py begins new ones; leases.py has what workers have drawn
-own_key.py   what a key sees of itself   audit.py   who changed what   journals.py, ledger.py   after hosts, databases
+Every change is one transaction that includes its row in the audit. Commands and routes call the same functions.
+keys.py, holders.py, groups.py, gateway.py   objects with limits; key_lists.py, holder_lists.py find, views.py shows
+changes.py, limits.py   possible changes, and how they are made; terms.py reads budgets, patterns.py warns, ids.py
+budgets.py, states.py   budgets and their state; earlier.py begins new ones; leases.py has the draws of workers
+own_key.py   a key's view of itself   audit.py   all changes   journals.py, ledger.py   after lost hosts, restores
 """
 
 from app.services.administration.audit import AuditFilter, get_command_actor, record_change, select_audit_page

@@ -1,4 +1,4 @@
-"""The audit: who changed what, when, and how it was before and after."""
+"""The audit: who changed which object and when, with its state before and after."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.db import Connection, read_connection
 from app.db.audit import AuditFilter as AuditFilter
 from app.db.audit import insert_audit_event, select_audit_events
 
-# Longer names of users, which only a program chooses, are cut.
+# Longer user names are cut; only programs choose such names.
 _MAX_USER_CHARACTERS = 100
 
 
@@ -57,14 +57,14 @@ def record_change(
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
 ) -> None:
-    """Writes a change into the audit, in the transaction that makes it. A change that changes nothing is not written.
+    """Writes a change to the audit, in the transaction that makes it. A change without an effect is not written.
 
     Args:
-        connection: that of the change.
-        actor: who makes it, as in AuditEvent.
+        connection: the connection of the change.
+        actor: the author of the change, as in AuditEvent.
         action, object: as in AuditEvent.
-        before, after: the whole object, as values that JSON has, without secrets. None if there is none. If there are
-            both, only `name` and what is different are kept.
+        before, after: the whole object as JSON values, without secrets. None if there is none. If both exist, only
+            `name` and the differences are kept.
     """
     if before is not None and after is not None:
         names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
@@ -83,7 +83,7 @@ def record_change(
 
 
 def get_command_actor() -> str:
-    """Returns the actor of a change that is made by a command: the user of this machine who runs it."""
+    """Returns the actor for a change by a command: the user of this machine who runs it."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -95,9 +95,9 @@ def select_audit_page(wanted: AuditFilter, cursor: str | None, limit: int) -> Au
     """Returns up to `limit` changes, newest first.
 
     Args:
-        wanted: which ones.
-        cursor: `next_cursor` of the page before; None for the first page.
-        limit: the most of a page.
+        wanted: the filter.
+        cursor: `next_cursor` of the previous page; None for the first page.
+        limit: the most changes per page.
 
     Raises:
         BadRequest: the cursor is not one that the gateway made.

@@ -1,4 +1,4 @@
-"""Lists budgets as they stand, raises one for its current period, and ends one."""
+"""Lists budgets with their state, raises one for its current period, and ends one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class BudgetPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_budget_page(*, above: int | None, cursor: str | None, limit: int | None) -> BudgetPage:
-    """Returns budgets that count.
+    """Returns active budgets.
 
     Args:
-        above: only those of which at least this percentage is charged.
-        cursor: `next_cursor` of the page before; None for the first page.
-        limit: the most of a page; None for all of them.
+        above: only budgets of which at least this percentage is charged.
+        cursor: `next_cursor` of the previous page; None for the first page.
+        limit: the most budgets per page; None for all of them.
 
     Raises:
         BadRequest: the cursor is not one that the gateway made.
@@ -51,7 +51,7 @@ def select_budget_page(*, above: int | None, cursor: str | None, limit: int | No
 
 
 def select_budget_state(id: int) -> BudgetState:
-    """Returns a budget that counts.
+    """Returns an active budget.
 
     Raises:
         NotFound: there is none with this id, or it has ended.
@@ -62,17 +62,17 @@ def select_budget_state(id: int) -> BudgetState:
 
 
 def raise_budget(actor: str, id: int, extra: Decimal) -> BudgetState:
-    """Adds to the amount of a budget in its current period alone, and returns it.
+    """Adds to the amount of a budget for its current period only, and returns the budget.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         id: the budget.
-        extra: how much, in its unit; below 0 to take an earlier raise back.
+        extra: the amount, in the budget's unit; below 0 to take back an earlier raise.
 
     Raises:
         NotFound: there is no such budget, or it has ended.
         BadRequest: the amount makes no sense.
-        Conflict: less was added than is to be taken back.
+        Conflict: the earlier raises add up to less than is to be taken back.
         DatabaseError: the database is unavailable or slow.
     """
     with write_connection() as connection:
@@ -100,7 +100,7 @@ def raise_budget(actor: str, id: int, extra: Decimal) -> BudgetState:
 
 
 def end_budget(actor: str, id: int) -> None:
-    """Ends a budget, which then no longer counts.
+    """Ends a budget, so that it no longer counts.
 
     Raises:
         NotFound: there is no such budget, or it has ended already.

@@ -1,4 +1,4 @@
-"""New keys and groups, and changes of limits, keys and groups, as operators ask for them.
+"""New keys and groups, and changes of limits, keys and groups, as requested by operators.
 
 Commands and routes fill these Structs; a route decodes its body into them.
 """
@@ -19,7 +19,7 @@ MAX_RATE = 10**9
 Rate = Annotated[int, msgspec.Meta(ge=1, le=MAX_RATE)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
-# Limits that are a number or none; columns of a subject have the same names.
+# Limits that are a number or none; the columns of a subject have the same names.
 PLAIN_LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent", "max_output_tokens")
 
 
@@ -42,7 +42,7 @@ class LimitChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budgets: tuple[BudgetTerms | str, ...] | UnsetType = UNSET
 
     def has_limits(self) -> bool:
-        """Returns whether anything is to change."""
+        """Returns whether there is any change."""
         return any(getattr(self, name) is not UNSET for name in ("models", "budgets", *PLAIN_LIMITS))
 
     def sets_limits(self) -> bool:

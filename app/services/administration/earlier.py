@@ -10,13 +10,13 @@ from app.services.limits import get_period
 
 
 def charge_earlier_requests(connection: Connection, row: BudgetRow) -> None:
-    """Charges a new budget with what its subject's requests have cost in the periods that count now.
+    """Charges a new budget with the cost of its subject's requests in the current periods.
 
-    It is what the sums of requests know: the cost of requests without a price is missing, and so are those whose record
-    is not in the database yet.
+    The cost comes from the sums of requests, which lack requests without a price and requests whose record is not in
+    the database yet.
 
     Args:
-        connection: in the transaction that makes the budget.
+        connection: in the transaction that creates the budget.
         row: the budget.
     """
     now_s = select_now(connection).timestamp()

@@ -1,4 +1,4 @@
-"""The limits of the whole gateway, by which every request is bound, those of operators too."""
+"""The limits of the whole gateway, which bind every request, even those of operators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def select_gateway_limits() -> LimitsView:
 
 
 def change_gateway_limits(actor: str, changes: LimitChanges, *, keep_budgets: bool = False) -> LimitsView:
-    """Changes the limits of the whole gateway, by which operators' keys are bound too, and returns them.
+    """Changes the limits of the whole gateway, which also bind operators' keys, and returns them.
 
     Raises:
         BadRequest: a limit makes no sense.

@@ -48,9 +48,9 @@ def change_group(actor: str, name_or_id: str, changes: GroupChanges, *, keep_bud
     """Changes a group and returns it.
 
     Args:
-        actor: who does.
+        actor: the author.
         name_or_id: which group.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:
@@ -65,7 +65,7 @@ def change_group(actor: str, name_or_id: str, changes: GroupChanges, *, keep_bud
 
 
 def delete_group(actor: str, name_or_id: str) -> None:
-    """Deletes a group with its budgets and what was charged to them.
+    """Deletes a group with its budgets and their charges.
 
     Raises:
         NotFound: there is no such group.
@@ -107,7 +107,7 @@ def find_group(connection: Connection, name_or_id: str, *, lock: bool = False) -
     """Returns the group with this id or, if there is none, with this name.
 
     Raises:
-        NotFound: there is neither.
+        NotFound: neither exists.
     """
     row = select_subject(connection, id=name_or_id, kind="group", lock=lock) or select_subject(
         connection, kind="group", name=name_or_id, lock=lock

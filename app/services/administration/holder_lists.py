@@ -39,9 +39,9 @@ def select_holders_page(*, group: str | None = None, cursor: str | None = None, 
     """Returns holders by name.
 
     Args:
-        group: only those of this group, by name or id.
-        cursor: `next_cursor` of the page before; None for the first page.
-        limit: the most of a page; None for all of them.
+        group: only holders of this group, by name or id.
+        cursor: `next_cursor` of the previous page; None for the first page.
+        limit: the most holders per page; None for all of them.
 
     Raises:
         NotFound: there is no such group.
@@ -61,7 +61,7 @@ def select_holders_page(*, group: str | None = None, cursor: str | None = None, 
 
 
 def select_key_ids(*, holder: str | None = None, group: str | None = None) -> tuple[str, list[str]]:
-    """Returns the name of a holder or a group, and the ids of all its keys, revoked ones too.
+    """Returns the name of a holder or a group, and the ids of all its keys, including revoked ones.
 
     Args:
         holder, group: one of the two, by name or id.
@@ -84,7 +84,7 @@ def find_holder(connection: Connection, name_or_id: str, *, lock: bool) -> Subje
     """Returns the holder with this id or, if there is none, with this name.
 
     Raises:
-        NotFound: there is neither.
+        NotFound: neither exists.
     """
     row = select_subject(connection, id=name_or_id, kind="holder", lock=lock) or select_subject(
         connection, kind="holder", name=name_or_id, lock=lock
@@ -99,7 +99,7 @@ def find_holder(connection: Connection, name_or_id: str, *, lock: bool) -> Subje
 
 
 def make_holder_view(connection: Connection, row: SubjectRow) -> HolderView:
-    """Returns a holder as operators see it."""
+    """Returns a holder in the form for operators."""
     (view,) = make_holder_views(connection, {row.id: row})
     return view
 

@@ -1,4 +1,4 @@
-"""Holders of keys: made with the first key that needs one or before, and kept when their last key is revoked."""
+"""Holders of keys: created with the first key that needs one or earlier, and kept after their last key is revoked."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class HolderPatch(HolderChanges, frozen=True, kw_only=True, forbid_unknown_field
 def find_or_make_holder(
     connection: Connection, actor: str, holder: str | UnsetType, key_name: str, changes: HolderChanges
 ) -> tuple[str | None, bool]:
-    """Returns the id of the holder of a new key, None if the key needs none, and whether it was made now.
+    """Returns the id of a new key's holder, None if the key needs none, and whether the holder is new.
 
     Args:
         connection: in a transaction.
-        actor: who makes the key.
+        actor: the author of the key.
         holder: the name of the holder; if it is absent, a new one gets the name of the key.
         key_name: the name of the key.
         changes: the group and the limits of a new holder.
 
     Raises:
-        BadRequest: limits are given for a holder that exists, or make no sense.
-        Conflict: limits are given without a holder, and there is one with the name of the key.
+        BadRequest: limits are given for an existing holder, or make no sense.
+        Conflict: limits are given without a holder, and a holder has the name of the key.
         NotFound: there is no such group, or no such holder and no limit for a new one.
     """
     if isinstance(holder, UnsetType):
@@ -55,7 +55,7 @@ def find_or_make_holder(
     found = select_subject(connection, kind="holder", name=validate_name(holder), lock=True)
     if found is None:
         if not changes.sets_limits():
-            # More likely a typing error than the wish for a holder who may use everything.
+            # More likely a typing error than the wish for a holder without any limits.
             raise NotFound(
                 f"There is no holder {holder!r}. Correct the name; to make a new holder, give its group or its limits"
                 " with its first key.",
@@ -78,7 +78,7 @@ def make_holder(connection: Connection, actor: str, name: str, changes: HolderCh
 
     Raises:
         BadRequest, NotFound: as in `find_or_make_holder`.
-        Conflict: there is one.
+        Conflict: it exists already.
     """
     row = insert_subject(connection, id=make_id(), kind="holder", name=name, **_find_columns(connection, changes))
     if row is None:
@@ -111,7 +111,7 @@ def create_holder(actor: str, wanted: NewHolder) -> HolderView:
     """Makes a holder without a key, and returns it.
 
     Args:
-        actor: who makes it, for the audit.
+        actor: the author, for the audit.
         wanted: the holder.
 
     Raises:
@@ -125,12 +125,12 @@ def create_holder(actor: str, wanted: NewHolder) -> HolderView:
 
 
 def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_budgets: bool = False) -> HolderView:
-    """Changes a holder, its name for instance, and returns it.
+    """Changes a holder, for instance its name, and returns it.
 
     Args:
-        actor: who changes it, for the audit.
+        actor: the author, for the audit.
         name_or_id: which holder.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:
@@ -148,11 +148,11 @@ def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_bud
 
 
 def delete_holder(actor: str, name_or_id: str) -> HolderView:
-    """Deletes a holder whose keys are all revoked, with its budgets, and returns what it was. The keys have none then.
+    """Deletes a holder whose keys are all revoked, with its budgets, and returns it. Its keys then have no holder.
 
     Raises:
         NotFound: there is no such holder.
-        Conflict: a key of it is not revoked.
+        Conflict: it has a key that is not revoked.
         DatabaseError: the database is unavailable or slow.
     """
     with write_connection() as connection:

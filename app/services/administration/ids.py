@@ -10,5 +10,5 @@ _LENGTH = 10
 
 
 def make_id() -> str:
-    """Returns a new random id, in the form of those of keys."""
+    """Returns a new random id, in the same form as key ids."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))

@@ -1,4 +1,4 @@
-"""The journals of hosts that are gone: delivers them from a directory, or gives them up."""
+"""The journals of lost hosts: delivers them from a directory, or gives them up."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
     """Delivers all journals in a directory, such as the copied JOURNAL_DIR of a host that will not come back.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         root: a JOURNAL_DIR, or the directory of one worker. Delivered journals are removed.
-        tell: is called for each journal that was delivered.
+        tell: called for each delivered journal.
 
     Returns:
         The number of journals that another process of this machine uses, which were left alone.
 
     Raises:
-        Conflict: a worker of which there is a journal lives, so the journal is a copy of one that is being written.
-        DatabaseError: the database is unavailable. Rows that were delivered before are in it; call again.
+        Conflict: the worker of a journal lives, so the journal is a copy of one that is being written.
+        DatabaseError: the database is unavailable. Rows delivered before are stored; call again.
         OSError: a file cannot be read or removed.
     """
     journals = list_journals(root)
@@ -58,12 +58,12 @@ def write_off_worker(actor: str, worker_id: str, confirm: Callable[[dict[str, in
     """Gives up the journal of a missing worker.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         worker_id: the worker.
-        confirm: is called with what would be written off, as `write_off_host` returns it; nothing is if it raises.
+        confirm: called with the result that `write_off_host` would have; if it raises, nothing is written off.
 
     Returns:
-        How many requests without a record it last reported; they count as unrecorded from then on.
+        The number of requests without a record in its last report; they count as unrecorded from then on.
 
     Raises:
         NotFound: no worker with this id is missing.
@@ -79,14 +79,14 @@ def write_off_worker(actor: str, worker_id: str, confirm: Callable[[dict[str, in
 
 
 def write_off_host(actor: str, host: str, confirm: Callable[[dict[str, int]], None] | None = None) -> dict[str, int]:
-    """Gives up the journals of all missing workers of a host; those of it that live go on.
+    """Gives up the journals of all missing workers of a host; its live workers continue.
 
     Args:
         actor, confirm: as in `write_off_worker`.
         host: the host.
 
     Returns:
-        Worker → as `write_off_worker`.
+        Worker → the result of `write_off_worker`.
 
     Raises:
         NotFound: the host has no missing worker.

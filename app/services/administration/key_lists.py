@@ -46,7 +46,7 @@ def select_key_view(id: str) -> KeyView:
 
 
 def list_keys() -> list[KeyView]:
-    """Returns all keys, revoked ones too, oldest first.
+    """Returns all keys, including revoked ones, oldest first.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -56,7 +56,7 @@ def list_keys() -> list[KeyView]:
 
 
 def select_names(ids: Collection[str]) -> dict[str, str]:
-    """Returns id → name of these keys, as far as there are such keys; also of GATEWAY_API_KEY, which is not stored.
+    """Returns id → name for the given ids of existing keys, including GATEWAY_API_KEY, which is not stored.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -74,14 +74,14 @@ def select_keys_page(
     cursor: str | None,
     limit: int,
 ) -> KeyPage:
-    """Returns up to `limit` keys, revoked ones too, newest first.
+    """Returns up to `limit` keys, including revoked ones, newest first.
 
     Args:
         holder, group: only the keys of this holder, or of the holders of this group, by name or id.
-        search: only keys with this text in their name, their id or the name of their holder, in any case.
-        state: only keys that "works", "expired" or "revoked" is true of; a replaced key works until it expires.
-        cursor: `next_cursor` of the page before; None for the first page.
-        limit: the most of a page.
+        search: only keys with this text in their name, their id or the name of their holder, ignoring case.
+        state: "works", "expired" or "revoked": only keys in this state; a replaced key works until it expires.
+        cursor: `next_cursor` of the previous page; None for the first page.
+        limit: the most keys per page.
 
     Raises:
         NotFound: there is no such holder or group.
@@ -105,7 +105,7 @@ def select_keys_page(
 
 
 def _trim_search(text: str | None) -> str | None:
-    """Returns what to search for: of a key, as lists show it or as a whole, its id alone; None for nothing."""
+    """Returns the text to search for: only the id if it is a key, whole or shortened as in lists; None for nothing."""
     trimmed = (text or "").strip()
     if trimmed.startswith(PREFIX):
         trimmed = trimmed.removeprefix(PREFIX).partition("_")[0].partition("…")[0]
@@ -141,7 +141,7 @@ def find_key(connection: Connection, id: str, *, lock: bool) -> KeyRow:
 
 
 def make_key_view(connection: Connection, row: KeyRow) -> KeyView:
-    """Returns a key as operators see it."""
+    """Returns a key in the form for operators."""
     (view,) = make_key_views(connection, [row])
     return view
 

@@ -1,4 +1,4 @@
-"""Makes, changes, rotates and revokes keys. Their limits hang on their holder, so several keys can share them."""
+"""Creates, changes, rotates and revokes keys. Limits belong to the holder, so several keys can share them."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class MadeKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def create_key(actor: str, wanted: NewKey) -> MadeKey:
-    """Makes a key, and its holder if limits or a group are given for one that does not exist.
+    """Creates a key, and its holder if limits or a group are given for one that does not exist.
 
     Args:
-        actor: who makes it, for the audit.
+        actor: the author, for the audit.
         wanted: the key.
 
     Raises:
         BadRequest: a value makes no sense.
         NotFound: there is no such group, or no such holder and no limit for a new one.
-        Conflict: the new holder would have the name of another one.
+        Conflict: the new holder would have another one's name.
         DatabaseError: the database is unavailable or slow.
     """
     name = validate_name(wanted.name)
@@ -71,9 +71,9 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
     """Changes a key and its holder, and returns it. A key without a holder gets one with its name if limits are set.
 
     Args:
-        actor: who changes it, for the audit.
+        actor: the author, for the audit.
         id: the key.
-        changes: what to change.
+        changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
 
     Raises:
@@ -109,14 +109,14 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
 def rotate_key(
     actor: str, id: str, overlap_s: int = DEFAULT_OVERLAP_S, expires_at: datetime | None | UnsetType = UNSET
 ) -> MadeKey:
-    """Makes a key that replaces another: with its name, its holder and so its limits, and its rights.
+    """Creates a replacement for a key: with the same name, the same holder and so its limits, and the same rights.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         id: the old key.
-        overlap_s: for how long the old key works on; it never works longer than it would have.
-        expires_at: from when on the new one does not work, None for never; by default as the old one, so that nobody
-            has access for longer than was decided.
+        overlap_s: how long the old key still works, but no longer than it would have anyway.
+        expires_at: the time from which on the new key does not work, None for never; by default that of the old key, so
+            that nobody gets access for longer than was decided.
 
     Raises:
         NotFound: there is no such key.
@@ -179,10 +179,10 @@ def _make_revoked(row: KeyRow, consequence: str) -> Conflict:
 
 
 def _validate_expiry(connection: Connection, expires_at: datetime | None) -> datetime | None:
-    """Returns a time from which on a key is not to work, in whole seconds; a time without an offset is UTC.
+    """Returns the expiry of a key in whole seconds; a time without an offset is UTC.
 
     Raises:
-        BadRequest: it is over, or no date in UTC.
+        BadRequest: it is in the past, or cannot be expressed in UTC.
     """
     if expires_at is None:
         return None

@@ -1,4 +1,4 @@
-"""Draws of workers from budgets: lists them, gives up those of workers that are gone, and checks the books."""
+"""Draws of workers from budgets: lists them, releases those of lost workers, and checks the sums."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from app.db.leases import ClosedLeases, release_leases
 from app.errors import Conflict, NotFound
 from app.services.administration.audit import record_change
 
-# More leases than an operator reads.
+# More leases than an operator would read.
 MAX_LISTED = 1_000
 
 
 def list_leases() -> list[LeaseRow]:
-    """Returns the leases of which something is in use or unaccounted, at most MAX_LISTED.
+    """Returns the leases with an amount in use or unaccounted for, at most MAX_LISTED.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -33,7 +33,7 @@ def list_leases() -> list[LeaseRow]:
 
 
 def check_books() -> list[Mistake]:
-    """Returns where the books of budgets do not agree; [] where they do.
+    """Returns the disagreements between the sums of budgets; [] if there are none.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -43,13 +43,13 @@ def check_books() -> list[Mistake]:
 
 
 def release_worker(actor: str, worker_id: str, *, free: bool) -> ClosedLeases:
-    """Closes the leases of a worker that is gone.
+    """Closes the leases of a lost worker.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         worker_id: the worker.
-        free: whether what it had drawn and was not charged goes back to the budgets, because it was not spent. If not,
-            it counts as spent.
+        free: whether drawn but uncharged amounts go back to the budgets, because they were not spent. If not, they
+            count as spent.
 
     Raises:
         Conflict: the worker lives, or lived some minutes ago.
@@ -68,10 +68,10 @@ def release_worker(actor: str, worker_id: str, *, free: bool) -> ClosedLeases:
 
 
 def forgive_request(actor: str, request_id: UUID) -> Forgiven:
-    """Charges a request only what it is known to have used, where budgets were charged the most that it could cost.
+    """Reduces the charge of a request to its known use, if budgets were charged the most that it could cost.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         request_id: the gateway's id of the request.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Makes the books of requests balance again after the database was restored."""
+"""Balances the ledger of requests again after the database was restored."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.services.administration.audit import record_change
 
 
 class Reconciliation(NamedTuple):
-    """What was lost, and UTC day → how many records there were that the sums lacked.
+    """The loss, and the recounted days.
 
     Attributes:
-        loss: what was lost.
-        recounted: of days whose records were counted anew, so that the sums are true again.
-        uncounted: of days where that could not be done; these records count as lost although they are there.
+        loss: the loss.
+        recounted: UTC day → records that the sums lacked; the day was recounted, so its sums are true again.
+        uncounted: the same for days that could not be recounted; these records count as lost although they exist.
     """
 
     loss: Loss
@@ -28,15 +28,15 @@ class Reconciliation(NamedTuple):
 
 
 def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
-    """Counts what was lost with the database as lost in restores, so that the report on integrity is true again.
+    """Counts requests lost with the database as lost in restores, so that the integrity report balances again.
 
     Args:
-        actor: who does, for the audit, which keeps the workers and their requests.
-        closes_missing: whether workers that are missing ended after the backup, and will not come back.
+        actor: the author, for the audit, which keeps the workers and their requests.
+        closes_missing: whether missing workers ended after the backup, and will not come back.
 
     Raises:
-        Conflict: there are more records than requests begun, which no restore causes.
-        DatabaseError: the database is unavailable or slow. Days that were recounted stay so; another call continues.
+        Conflict: there are more records than requests begun, which no restore can cause.
+        DatabaseError: the database is unavailable or slow. Recounted days remain so; another call continues.
     """
     engine = get_component(Database).direct_engine
     uncounted, recounted = select_uncounted(engine), dict[date, int]()

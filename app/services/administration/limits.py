@@ -1,4 +1,4 @@
-"""Changes the limits of a subject, and writes what they were and are into the audit."""
+"""Changes the limits of a subject, and writes the old and new ones to the audit."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def apply_limits(
     keep_budgets: bool = False,
     is_new: bool = False,
 ) -> SubjectRow:
-    """Changes a subject and writes the audit; returns the subject as it is now.
+    """Changes a subject and writes the audit; returns the changed subject.
 
     Args:
-        connection: in a transaction that has locked the subject, so that no other change comes between.
-        actor: who makes the change.
-        subject: as it is now.
-        changes: of its limits.
+        connection: in a transaction that has locked the subject, so that no other change can interfere.
+        actor: the author of the change.
+        subject: the subject before the change.
+        changes: the changes of its limits.
         columns: further columns to set, `name` and `group_id`.
         keep_budgets: whether budgets that `changes` does not name stay.
         is_new: whether the subject was made in this transaction.
@@ -82,7 +82,7 @@ def _validate_patterns(patterns: tuple[str, ...]) -> list[str]:
 
 
 def _apply_budgets(connection: Connection, subject_id: str, wanted: tuple[BudgetTerms | str, ...], keep: bool) -> None:
-    """Makes the budgets those that are wanted. One whose amount or warnings change stays, with what was charged."""
+    """Makes the budgets match `wanted`. A budget whose amount or warnings change keeps its charges."""
     left: dict[tuple[str, str], BudgetRow] = {
         (row.unit, row.time_window): row for row in select_budgets(connection, [subject_id], lock=True)
     }
@@ -116,13 +116,13 @@ def _apply_budget(connection: Connection, subject_id: str, row: BudgetRow | None
             update_budget(connection, row.id, values)
         return
     if row is not None:
-        update_budget_ended(connection, row.id)  # The periods of the new one are others.
+        update_budget_ended(connection, row.id)  # The new budget has other periods.
     key = {"subject_id": subject_id, "unit": terms.unit, "time_window": terms.window}
     charge_earlier_requests(connection, insert_budget(connection, {**key, **values}))
 
 
 def describe_subject(connection: Connection, row: SubjectRow) -> dict[str, Any]:
-    """Returns a subject with its budgets, as values that JSON has, for the audit."""
+    """Returns a subject with its budgets as JSON values, for the audit."""
     group = None if row.group_id is None else select_subject(connection, id=row.group_id, lock=False)
     described = {"name": row.name, "group": None if group is None else group.name, "models": row.models}
     described |= {name: getattr(row, name) for name in PLAIN_LIMITS}
@@ -130,7 +130,7 @@ def describe_subject(connection: Connection, row: SubjectRow) -> dict[str, Any]:
 
 
 def describe_terms(row: BudgetRow) -> dict[str, Any]:
-    """Returns the terms of a budget, as values that JSON has, for the audit."""
+    """Returns the terms of a budget as JSON values, for the audit."""
     return {
         "id": row.id,
         "unit": row.unit,
@@ -146,7 +146,7 @@ def validate_name(name: str) -> str:
     """Returns the name of a key, a holder or a group.
 
     Raises:
-        BadRequest: it is empty, too long, or cannot be printed.
+        BadRequest: it is empty, too long, or not printable.
     """
     if not name.strip() or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
         raise BadRequest(f"A name must have 1 to {MAX_NAME_CHARACTERS} printable characters.", param="name")

@@ -1,4 +1,4 @@
-"""A key's view of itself: its limits, what is used of them, and what is left."""
+"""A key's view of itself: its limits, how much of them is used, and how much is left."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from app.services.administration.states import BudgetState, Charges, select_budg
 from app.services.administration.terms import normalize
 from app.services.keys import Key
 
-# How programs for OpenRouter know the windows; others have our names, and one that never ends has none.
+# Window names for OpenRouter's programs; windows without an entry keep our names, and an endless one has none.
 _RESETS = {"day": "daily", "week": "weekly", "month": "monthly", "total": None}
 _RATES = ("requests_per_minute", "tokens_per_minute", "concurrent", "max_output_tokens")
-# Limits hang on a holder, who for the caller is the key.
+# Limits belong to a holder; the caller knows the holder as its key.
 _OF = {"holder": "key"}
 
 
@@ -78,7 +78,7 @@ class OwnKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_own_key(key: Key) -> OwnKey:
-    """Returns what a key sees of itself.
+    """Returns a key's view of itself.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -111,7 +111,7 @@ def select_own_key(key: Key) -> OwnKey:
 
 
 def select_own_budgets(key: Key) -> list[OwnBudget] | None:
-    """Returns the budgets that a key sees of itself, with what is left of each; None while the database is away."""
+    """Returns a key's view of its budgets, with the rest of each; None while the database is away."""
     try:
         with read_connection() as connection:
             subjects = _select_subjects(connection, key)
@@ -124,7 +124,7 @@ def select_own_budgets(key: Key) -> list[OwnBudget] | None:
 
 
 def _select_subjects(connection: Connection, key: Key) -> list[SubjectRow]:
-    """Returns the holder, its group and the gateway, those of them that there are, in this order."""
+    """Returns the holder, its group and the gateway, in this order, as far as they exist."""
     found = select_subjects(connection, {key.holder_id, GATEWAY_ID})
     holder = found.get(key.holder_id)
     if holder is not None and holder.group_id is not None:

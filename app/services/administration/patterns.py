@@ -1,4 +1,4 @@
-"""Patterns of models that match nothing, which are mistakes in most cases."""
+"""Model patterns that match nothing, which is usually a mistake."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from app.yielding import with_pauses
 
 
 def find_idle_patterns(patterns: Sequence[str], models: Iterable[str]) -> list[str]:
-    """Returns those of the patterns that match no model, compared as `Policy.allows` compares them.
+    """Returns the patterns that match no model, by the same comparison as `Policy.allows`.
 
     Args:
-        patterns: of `provider/model id`.
+        patterns: patterns of `provider/model id`.
         models: all models, as `provider/model id`. Other greenlets run in between.
     """
     idle = list(patterns)

@@ -1,4 +1,4 @@
-"""The budgets as they stand: what was charged, what workers hold, what is left, and when the period ends."""
+"""The state of budgets: charges, amounts held by workers, the rest, and the end of the period."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def select_budget_states(
     Args:
         connection: the database.
         rows: the budgets.
-        subjects: id of a subject → its kind and its name, for the subjects of the budgets.
+        subjects: subject id → kind and name, for the subjects of the budgets.
     """
     if not rows:
         return {}
@@ -102,7 +102,7 @@ def select_budget_states(
 def select_state_page(
     connection: Connection, *, above: int | None, after: int | None, limit: int | None
 ) -> list[BudgetState]:
-    """Returns budgets that count, by id; arguments as for `app.db.budgets.select_budget_page`."""
+    """Returns active budgets by id; arguments as for `app.db.budgets.select_budget_page`."""
     now_s = select_now(connection).timestamp()
     periods = {kind: get_period(*kind, now_s) for kind in select_budget_kinds(connection)}
     spans = {kind: (period.since or period.start, period.start) for kind, period in periods.items()}

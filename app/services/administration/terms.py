@@ -1,4 +1,4 @@
-"""The terms of a budget: as an object, and as the text that commands take.
+"""The terms of a budget: as an object, and as the text that commands accept.
 
     50/month              50 USD in each calendar month
     5M-tokens/day         five million tokens a day; k, M and G stand for 10^3, 10^6 and 10^9
@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 from app.errors import BadRequest
 from app.services.limits import WINDOWS
 
-# All prices are whole numbers of 10^-12 USD, and columns have 18 digits before the point.
+# All prices are multiples of 10^-12 USD, and columns have 18 digits before the point.
 MAX_AMOUNT = Decimal(10) ** 15
 _USD_PLACES = 12
 _FORM = re.compile(r"\$?([\d.]+)([kMG]?)(?:[- ]?(usd|tokens?|requests?))?/(\S+)", re.IGNORECASE)
@@ -52,15 +52,15 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def slot(self) -> tuple[str, str]:
-        """The unit and the window, which only one budget of a subject can have together."""
+        """The unit and the window; a subject can have only one budget with both."""
         return self.unit, self.window
 
 
 def parse_budget(text: str) -> BudgetTerms:
-    """Returns the terms that a text has, for instance "50/month".
+    """Returns the terms written as a text, for instance "50/month".
 
     Raises:
-        BadRequest: it is none; the message has examples.
+        BadRequest: it has no valid form; the message has examples.
     """
     found = _FORM.fullmatch(text.strip())
     if found is None or found[1].count(".") > 1 or not found[1].strip("."):
@@ -77,7 +77,7 @@ def parse_budget(text: str) -> BudgetTerms:
 
 
 def validate_budget(terms: BudgetTerms) -> BudgetTerms:
-    """Returns the terms in their one form.
+    """Returns the terms in their normal form.
 
     Raises:
         BadRequest: they make no sense; the message says what to write.
@@ -109,7 +109,7 @@ def validate_budget(terms: BudgetTerms) -> BudgetTerms:
 
 
 def describe_budget(amount: Decimal, unit: str, window: str) -> str:
-    """Returns the terms as `parse_budget` reads them, for instance "50/month" or "5000000-tokens/day"."""
+    """Returns the terms in the form that `parse_budget` reads, for instance "50/month" or "5000000-tokens/day"."""
     named = "" if unit == "usd" else f"-{unit}"
     return f"{normalize(amount):f}{named}/{window.removeprefix('rolling:')}"
 

@@ -1,4 +1,4 @@
-"""Keys, holders and groups as operators see them: with their limits and the state of their budgets."""
+"""Keys, holders and groups in the form for operators: with their limits and the state of their budgets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class KeyView(LimitsView, frozen=True, kw_only=True):
     last_used_at: datetime | None
 
     def warn_if_endless(self) -> list[str]:
-        """Returns a warning if the key was replaced and never expires, as after a change of its expiry; else none."""
+        """Returns a warning if the key was replaced but never expires, as after a change of its expiry; else none."""
         if self.replaced_by is None or self.expires_at is not None or self.revoked_at is not None:
             return []
         return [
@@ -75,7 +75,7 @@ class GroupView(LimitsView, frozen=True, kw_only=True):
     created_at: datetime
 
     def raise_if_used(self) -> None:
-        """Does what `raise_if_group_is_used` does, for this group."""
+        """Calls `raise_if_group_is_used` for this group."""
         raise_if_group_is_used(self.name, self.holders)
 
 
@@ -83,7 +83,7 @@ def raise_if_group_is_used(name: str, holders: int) -> None:
     """Refuses to delete a group that has holders.
 
     Raises:
-        Conflict: it has.
+        Conflict: it has some.
     """
     if holders:
         named = "a holder" if holders == 1 else f"{holders} holders"
@@ -197,7 +197,7 @@ def make_key_views(connection: Connection, rows: Sequence[KeyRow]) -> list[KeyVi
 
 
 def select_limits(connection: Connection, subjects: dict[str, SubjectRow]) -> dict[str, dict[str, Any]]:
-    """Returns id of a subject → the fields of LimitsView."""
+    """Returns subject id → the fields of LimitsView."""
     budgets = select_budgets(connection, list(subjects)) if subjects else []
     names = {id: (subject.kind, subject.name) for id, subject in subjects.items()}
     states = select_budget_states(connection, budgets, names)

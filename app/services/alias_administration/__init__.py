@@ -1,7 +1,7 @@
-"""What operators change about aliases: commands and routes call the same functions.
+"""Changes of aliases by operators: commands and routes call the same functions.
 
-terms.py    what may be asked for, and what is refused
-aliases.py  makes, changes, deletes and shows aliases, each change with its row in the audit
+terms.py    the terms of an alias, and which of them are refused
+aliases.py  creates, changes, deletes and shows aliases, each change with its row in the audit
 """
 
 from app.services.alias_administration.aliases import (

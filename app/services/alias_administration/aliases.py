@@ -1,4 +1,4 @@
-"""Makes, changes, deletes and shows aliases."""
+"""Creates, changes, deletes and shows aliases."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def create_alias(actor: str, wanted: NewAlias) -> AliasView:
     """Makes an alias.
 
     Args:
-        actor: who does, for the audit.
+        actor: the author, for the audit.
         wanted: the alias.
 
     Raises:
-        BadRequest: something of it makes no sense.
+        BadRequest: a part of it makes no sense.
         Conflict: there is an alias of this name.
         DatabaseError: the database is unavailable or slow.
     """
@@ -76,7 +76,7 @@ def change_alias(actor: str, name: str, changes: AliasChanges) -> AliasView:
 
 
 def set_alias(actor: str, name: str, changes: AliasChanges) -> AliasView:
-    """Makes an alias, or changes the one of this name.
+    """Creates an alias, or changes the one with this name.
 
     Raises:
         BadRequest, DatabaseError: as for `create_alias`.
@@ -84,7 +84,7 @@ def set_alias(actor: str, name: str, changes: AliasChanges) -> AliasView:
     with write_connection() as connection:
         row = select_alias(connection, name.lower(), lock=True)
         made = _create(connection, actor, name, changes) if row is None else None
-        # If another made it meanwhile, it is there now, and committed.
+        # If another transaction has created it meanwhile, it is visible now, because that one has committed.
         return made or _change(connection, actor, row or _find(connection, name, lock=True), changes)
 
 
@@ -103,7 +103,7 @@ def remove_alias(actor: str, name: str) -> AliasView:
 
 
 def select_alias_view(name: str) -> AliasView:
-    """Returns an alias, by its name in any case.
+    """Returns the alias with this name, ignoring case.
 
     Raises:
         NotFound: there is none of this name.
@@ -143,13 +143,13 @@ def _change(connection: Connection, actor: str, before: AliasRow, changes: Alias
 def _check(
     connection: Connection, name: str, before: AliasRow | None, changes: AliasChanges
 ) -> tuple[list[tuple[str, float | None]], str | None, dict[str, Any]]:
-    """Returns the targets, the sort and the overrides that an alias is to have."""
+    """Returns the targets, the sort and the overrides for an alias."""
     if not isinstance(changes.targets, UnsetType):
         targets = validate_targets(changes.targets, {name, *(row.name for row in select_aliases(connection))})
     elif before is not None:
         targets = [AliasTarget(*target) for target in before.targets]
     else:
-        targets = validate_targets((), ())  # It says that there must be one.
+        targets = validate_targets((), ())  # This raises the error that there must be one.
     kept_sort, kept_overrides = (None, {}) if before is None else (before.sort, dict(before.overrides))
     sort = validate_sort(kept_sort if isinstance(changes.sort, UnsetType) else changes.sort, targets)
     given = changes.overrides
@@ -169,7 +169,7 @@ def _find(connection: Connection, name: str, *, lock: bool = False) -> AliasRow:
 
 
 def _describe(row: AliasRow) -> dict[str, Any]:
-    """Returns an alias as values that JSON has, for the audit."""
+    """Returns an alias as JSON values, for the audit."""
     described: dict[str, Any] = msgspec.to_builtins(_make_view(row))
     return {name: value for name, value in described.items() if name != "created_at"}
 

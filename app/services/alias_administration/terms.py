@@ -20,20 +20,20 @@ from app.services.providers import PROVIDERS
 
 MAX_ALIAS_TARGETS = 8
 _MAX_WEIGHT = 1_000_000
-# Everything is in the memory of every worker, and is written over the body of each request.
+# Every worker keeps all overrides in memory and writes them over the body of each request.
 _MAX_OVERRIDE_BYTES = 16_384
 _MAX_DEPTH = 32
 
-# Each part begins with a letter or a digit, so none of them is `..`, which clients remove from a path.
+# Each part begins with a letter or a digit, so no part can be `..`, which clients remove from a path.
 _PART = r"[a-z0-9][a-z0-9._:+-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
-# More than any model writes. Limits reserve what an override allows, so a larger one would use up budgets.
+# More than any model writes. Limits reserve the output that an override allows, so a larger one would use up budgets.
 _MOST_OUTPUT_TOKENS = 10_000_000
 _OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
-# Suffixes of a model's name in a request, which choose among providers.
+# Suffixes of a model name in a request that choose among providers.
 _SUFFIXES = (":floor", ":nitro")
 
-# Fields that say what is asked, whom, and how the answer travels. An override of these would answer another question.
+# Fields for the question, its receiver and the form of the answer. An override of these would answer another question.
 _NOT_OVERRIDDEN = {
     *("model", "models", "provider"),
     *("messages", "prompt", "input", "query", "documents"),
@@ -73,7 +73,7 @@ def validate_alias_name(name: str) -> str:
     """Returns the name of an alias in lower case.
 
     Raises:
-        BadRequest: it could not be told from other names, or cannot be written in a path.
+        BadRequest: it could be mistaken for another name, or cannot be written in a path.
     """
     lower = name.lower()
     if len(name) > MAX_NAME_CHARACTERS or not _NAME.fullmatch(lower):
@@ -96,14 +96,14 @@ def validate_alias_name(name: str) -> str:
 
 
 def validate_targets(wanted: Iterable[TargetTerms | str], aliases: Collection[str]) -> list[AliasTarget]:
-    """Returns targets in the form in which they are stored.
+    """Returns targets in their stored form.
 
     Args:
         wanted: the targets.
         aliases: the names of all aliases, which no target may have.
 
     Raises:
-        BadRequest: there is none or too many, or one of them makes no sense.
+        BadRequest: there is none or there are too many, or one of them makes no sense.
     """
     terms = [TargetTerms(name=each) if isinstance(each, str) else each for each in wanted]
     if not terms:
@@ -154,10 +154,10 @@ def _validate_target_name(name: str, aliases: Collection[str]) -> str:
 
 
 def validate_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | None:
-    """Returns by what an alias orders its targets.
+    """Returns the sort criterion of an alias.
 
     Raises:
-        BadRequest: there is no such sort, or the alias has weights too, which say another order.
+        BadRequest: there is no such sort, or the alias also has weights, which contradict it.
     """
     if sort is not None and sort not in get_args(Sort):
         raise _refuse(f"sort is {sort[:100]!r}; it must be one of: {', '.join(get_args(Sort))}.", "sort")
@@ -171,7 +171,7 @@ def validate_sort(sort: str | None, targets: Iterable[AliasTarget]) -> str | Non
 
 
 def validate_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Returns overrides, checked against the fields that endpoints document. Others are the providers' own, and pass.
+    """Returns overrides, checked against endpoints' documented fields. Others are the providers' own, and pass.
 
     Raises:
         BadRequest: a field must not be overridden, or its value fits none of the endpoints that have it.

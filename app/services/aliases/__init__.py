@@ -1,8 +1,8 @@
-"""Aliases: names that the operator gives to some models, held in memory.
+"""Aliases: names that the operator gives to models, held in memory.
 
 aliases.py   the aliases, and how a worker gets them
-targets.py   which models they stand for
-listing.py   how `/v1/models` shows them, and what an operator is warned of
+targets.py   the models that they stand for
+listing.py   their form in `/v1/models`, and warnings for an operator
 """
 
 from app.services.aliases.aliases import Alias, Aliases, AliasTarget, Sort, start_aliases

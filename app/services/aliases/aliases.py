@@ -1,9 +1,9 @@
 """The aliases in the memory of a worker, renewed in the background.
 
-A worker asks the database every two seconds with the fingerprint of what it has, and gets all aliases only if one has
-changed. So a request only looks into a dict, a change is known to every worker within seconds, and the aliases survive
-an outage of the database for as long as it lasts: no alias gives anybody access, so none has to expire. A worker that
-starts without the database takes them from a file that the workers of its host keep.
+A worker asks the database every two seconds with the fingerprint of its aliases, and gets all aliases only if one has
+changed. So a request only looks into a dict, every worker knows a change within seconds, and the aliases survive an
+outage of the database of any length: no alias gives anybody access, so none has to expire. A worker that starts without
+the database takes them from a file that the workers of its host keep.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from app.logs import log_event, redact
 from app.runtime import Component, Runtime, get_component
 from app.snapshot_file import FileUnusable, SnapshotFile
 
-# How often the database is asked, in seconds.
+# The interval of queries to the database, in seconds.
 REFRESH_S = 2.0
-# How long the query may take, in seconds.
+# The time limit of the query, in seconds.
 _QUERY_TIME_LIMIT_S = 2.0
-# How long the start of a worker waits for the aliases, in seconds. They are there after some milliseconds, unless the
-# database is frozen; then the worker starts without.
+# How long a starting worker waits for the aliases, in seconds. They arrive after some milliseconds, unless the database
+# is frozen; then the worker starts without them.
 _START_WAIT_S = 1.0
 # The file, in the directory of the journal.
 NAME = "aliases.snapshot"
-# How often each worker looks whether the file has the right aliases and a recent time, in seconds.
+# How often each worker checks whether the file has the right aliases and a recent time, in seconds.
 _SAVE_INTERVAL_S = 10.0
-# For how long a worker may start with the file, in seconds: longer than outages, and not so long that a host that was
-# off for days comes back with names that mean something else by now.
+# How long a worker may start with the file, in seconds: longer than outages, but short enough that a host that was off
+# for days does not come back with names whose meaning has changed.
 FILE_GRACE_S = 86_400.0
 _MAX_FILE_BYTES = 32 * 1024 * 1024
 _FILE_VERSION = 1
@@ -48,7 +48,7 @@ class AliasTarget(msgspec.Struct, frozen=True, array_like=True):
     """A model that an alias stands for.
 
     Attributes:
-        name: what a request would write as `model`: `<provider>/<model>`, or a form that only one provider uses.
+        name: the `model` for a request: `<provider>/<model>`, or a form that only one provider uses.
         weight: its share of the requests, above 0, in proportion to the other weights; None if the alias has none.
     """
 
@@ -60,11 +60,11 @@ class Alias(msgspec.Struct, frozen=True, array_like=True):
     """A name that stands for some models.
 
     Attributes:
-        name: in lower case.
+        name: the alias, in lower case.
         targets: the models, at least one, in the order in which the operator wrote them.
-        sort: by what to order the targets for a request; None keeps their order, or follows their weights.
+        sort: the sort criterion of the targets for a request; None keeps their order, or follows their weights.
         overrides: field of a request's body → the value that it gets, whatever the caller sent.
-        created_at: when it was made, as a Unix time in seconds.
+        created_at: its creation time, as a Unix time in seconds.
     """
 
     name: str
@@ -96,11 +96,11 @@ def make_alias_file(directory: Path, database: str) -> SnapshotFile[tuple[Alias,
 
 
 class Aliases(Component):
-    """All aliases as the database last had them.
+    """All aliases by the database's last answer.
 
     Attributes:
-        generation: grows with each change, so that what was made from the aliases can be made again.
-        fingerprint: changes with each change too, and is the same in all workers; "" while nothing is known.
+        generation: grows with each change, so that data derived from the aliases can be renewed.
+        fingerprint: changes with each change too, and is the same in all workers; "" before the first answer.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -108,16 +108,16 @@ class Aliases(Component):
         self.generation = 0
         self.fingerprint = ""
         self._aliases: dict[str, Alias] = {}
-        # The fingerprint that the database is asked with: "" until it has confirmed what came from the file.
+        # The fingerprint for the next query: "" until the database has confirmed the content of the file.
         self._held = ""
-        # When the database had exactly these aliases, as a Unix time.
+        # The last time at which the database had exactly these aliases, as a Unix time.
         self._confirmed_at = float("-inf")
         url = self.settings.database_url
         self._file = make_alias_file(self.settings.journal_dir, "" if url is None else identify_database(url))
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._has_failed = False
-        # Otherwise, of two refreshes at once, the older answer could be taken over last.
+        # Without it, the older answer of two simultaneous refreshes could be applied last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
@@ -129,7 +129,7 @@ class Aliases(Component):
         return self._aliases.keys()
 
     def get(self, name: str) -> Alias | None:
-        """Returns the alias with this name, in any case; None if there is none."""
+        """Returns the alias with this name, ignoring case; None if there is none."""
         return self._aliases.get(name.lower())
 
     def all(self) -> tuple[Alias, ...]:
@@ -150,11 +150,11 @@ class Aliases(Component):
             except Exception as error:
                 log_event("alias_refresh_failed", level="error", error=error)
             self._has_asked.set()
-            # Workers that started together ask at different times.
+            # Spreads the queries of workers that started together.
             self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
 
     def refresh(self) -> None:
-        """Takes over the aliases of the database; if it does not answer, keeps those at hand or loads the file."""
+        """Applies the aliases of the database; if it does not answer, keeps the current ones or loads the file."""
         with self._refresh_lock:
             self._refresh()
 
@@ -185,7 +185,7 @@ class Aliases(Component):
         self.generation += 1
 
     def _load(self, *, is_first: bool) -> None:
-        """Loads the file if it is newer than what is in memory: another worker may still reach the database."""
+        """Loads the file if it is newer than the aliases in memory: another worker may still reach the database."""
         try:
             saved = self._file.read(after=self._confirmed_at, longest_age_s=FILE_GRACE_S)
         except FileUnusable as unusable:
@@ -198,7 +198,7 @@ class Aliases(Component):
         self._confirmed_at = saved.confirmed_at
         if saved.fingerprint != self.fingerprint:
             self._take(saved.content, saved.fingerprint)
-            # The first answer of the database replaces what came from a file.
+            # The first answer of the database replaces aliases from a file.
             self._held = ""
             log_event("alias_file_loaded", aliases=len(saved.content), age_s=round(time.time() - saved.confirmed_at))
 

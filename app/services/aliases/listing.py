@@ -1,4 +1,4 @@
-"""Aliases as `/v1/models` lists them, and what an operator is warned of."""
+"""Aliases in the form of `/v1/models`, and warnings for an operator."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from app.services.aliases.targets import Candidate, find_candidates, is_listed, 
 from app.services.models import Allows, MergedModel
 from app.services.providers import is_configured
 
-# An alias belongs to the operator of the gateway and to no maker of models.
+# An alias belongs to the operator of the gateway, not to a maker of models.
 OWNER = "gateway"
 
 
 def make_listed_aliases(allows: Allows | None) -> list[MergedModel]:
-    """Returns the aliases of which the caller may use at least one target, in order of name.
+    """Returns the aliases with at least one target that the caller may use, in order of name.
 
     Args:
-        allows: which models the caller may use; None for all.
+        allows: the models that the caller may use; None for all.
     """
     found = [make_listed_alias(alias, allows) for alias in get_component(Aliases).all()]
     return [listed for listed in found if listed is not None]
@@ -28,8 +28,8 @@ def make_listed_aliases(allows: Allows | None) -> list[MergedModel]:
 def make_listed_alias(alias: Alias, allows: Allows | None) -> MergedModel | None:
     """Returns an alias in the form of a model; None if the caller may use none of its targets.
 
-    It promises what each of the caller's targets can do: the shortest context, and the least output. They are None if
-    one of them is unknown.
+    It promises only the abilities that all of the caller's targets have: the shortest context, and the least output.
+    These are None if one of them is unknown.
     """
     candidates = find_candidates(alias.targets, allows)
     if not candidates:
@@ -54,7 +54,7 @@ def _find_least(candidates: Iterable[Candidate], field: str) -> int | None:
 
 
 def warn_of_alias(name: str, targets: Iterable[AliasTarget]) -> list[str]:
-    """Returns what may be a mistake in an alias, a sentence each; providers whose lists are not loaded are not asked.
+    """Returns possible mistakes in an alias, a sentence each; providers whose lists are not loaded are not checked.
 
     Args:
         name: its name.

@@ -1,4 +1,4 @@
-"""Finds the models that targets of aliases name, in the lists that this process has; nothing here waits for a list."""
+"""Finds the models that targets of aliases name, in the lists of this process; nothing here waits for a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.services.providers import PROVIDERS, Provider, is_configured
 
 
 class Candidate(NamedTuple):
-    """A model that a target means. `model` is its entry; None if the list is not loaded, or need not have it."""
+    """A model that a target names. `model` is its entry; None if the list is not loaded, or need not have it."""
 
     provider: Provider
     model_id: str
@@ -20,13 +20,13 @@ class Candidate(NamedTuple):
 
 
 def split_target(name: str) -> tuple[Provider, str] | None:
-    """Returns the one provider that the name of a target can mean, and the model as its lists are asked for it.
+    """Returns the only provider that the name of a target can mean, and the model in the form for its lists.
 
     Args:
         name: a form that only one provider uses, which stays whole, or `<provider>/<model>`.
 
     Returns:
-        None if the name says no provider, so that it could be anybody's.
+        None if the name does not determine a provider.
     """
     for provider in PROVIDERS.values():
         if provider.naming.claims(name):
@@ -39,7 +39,7 @@ def split_target(name: str) -> tuple[Provider, str] | None:
 def find_alias(name: str) -> Alias | None:
     """Returns the alias that a request's `model` names; None if it names none.
 
-    As any model, an alias also has a name that begins with `anthropic/`, unless a provider lists that very name.
+    Like any model, an alias also has a name that begins with `anthropic/`, unless a provider lists that very name.
     """
     aliases = get_component(Aliases)
     found = aliases.get(name)
@@ -56,11 +56,11 @@ def is_listed(name: str) -> bool:
 
 
 def find_candidates(targets: Iterable[AliasTarget], allows: Allows | None = None) -> list[Candidate]:
-    """Returns what the targets mean, in their order, without those that cannot be used.
+    """Returns the models that the targets name, in their order, except those that cannot be used.
 
     Args:
         targets: the targets.
-        allows: which models the caller may use; None for all.
+        allows: the models that the caller may use; None for all.
     """
     found = [candidate for target in targets for candidate in _find(target.name)]
     if allows is None:

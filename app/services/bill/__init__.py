@@ -1,11 +1,11 @@
-"""The bill: what providers say that they billed, beside what the gateway recorded.
+"""Bills: the figures that providers bill, compared with the gateway's records.
 
-compared.py        the figures, and what a difference can mean
-comparison.py      both sides compared by day and model; findings.py: what differs by more than the band
-fetching.py        fetches a provider's bill and keeps it; nightly.py does so in the background
+compared.py        the figures, and the possible meanings of a difference
+comparison.py      compares both sides by day and model; findings.py: differences beyond the band
+fetching.py        fetches a provider's bill and stores it; nightly.py does so in the background
 reconciliation.py  the report, read from the database alone
-statement.py       what keys used in a month, to pass the cost on
-months.py          months as callers write them
+statement.py       the use of keys in a month, for passing the cost on
+months.py          months in the form that callers write
 """
 
 from app.services.bill.compared import Compared, Finding, Reconciliation

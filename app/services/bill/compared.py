@@ -1,4 +1,4 @@
-"""The figures of a reconciliation: what the gateway recorded beside what the provider billed."""
+"""The figures of a reconciliation: the gateway's records beside the provider's bill."""
 
 from __future__ import annotations
 

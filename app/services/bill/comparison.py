@@ -1,6 +1,6 @@
-"""Compares what was recorded with what was billed, for each model on each day, and finds what differs.
+"""Compares recorded with billed figures, for each model on each day, and finds the differences.
 
-Nothing is read here: the same sides give the same result in every worker.
+Nothing is read here, so the same sides give the same result in every worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.services.reports import normalize_usd
 
 Place = tuple[date, str]  # a day and a model
 
-# Shares of prompt tokens are equal if they differ by no more. Output costs up to five times as much, so a greater
+# Shares of prompt tokens count as equal if they differ by no more. Output costs up to five times as much, so a greater
 # difference would look like a drift of half a percent.
 _SAME_SHARE = 0.001
 
@@ -30,12 +30,12 @@ class Sides:
     """Both sides of a reconciliation.
 
     Attributes:
-        days: consecutive ones, with or without requests.
+        days: consecutive days, with or without requests.
         states: day → how complete the bill is.
-        recorded: what the gateway recorded.
+        recorded: the gateway's records.
         unfinished: requests that were lost or cut.
-        bill_days: the days that were fetched.
-        bill_lines: what was billed, by the names that the records have for the models.
+        bill_days: the fetched days.
+        bill_lines: the billed figures, by the names that the records have for the models.
     """
 
     days: Sequence[date]
@@ -55,7 +55,7 @@ class Sides:
 
 
 def compare_lines(sides: Sides) -> list[Compared]:
-    """Returns every model on every day on which either side has it, by day and model."""
+    """Returns every model on every day on which one of the sides has it, by day and model."""
     places = sorted({*sides.recorded, *sides.bill_lines})
     return [_compare_line(sides, place) for place in places]
 
@@ -92,11 +92,11 @@ def _compare_line(sides: Sides, place: Place) -> Compared:
 
 
 def _expect(sums: Sums, line: BillLineRow) -> tuple[Decimal | None, Literal["list", "records"] | None]:
-    """Returns what the billed tokens cost at the gateway's price, and by which of the two ways that is known.
+    """Returns the cost of the billed tokens at the gateway's price, and which of the two prices that is.
 
-    The price that was listed when the bill was fetched counts if it gives what was recorded, to the last digit.
-    Otherwise it has changed since, or several prices were charged; then what was recorded per token counts, but only if
-    both sides have the same share of prompt tokens, because these cost less.
+    The price listed when the bill was fetched counts if it gives the recorded cost to the last digit. Otherwise it has
+    changed since, or several prices were charged; then the recorded cost per token counts, but only if both sides have
+    the same share of prompt tokens, because these cost less.
     """
     recorded = sums.cost_exact + sums.cost_estimated
     tokens = sums.prompt_tokens + sums.completion_tokens
@@ -118,8 +118,8 @@ def _expect(sums: Sums, line: BillLineRow) -> tuple[Decimal | None, Literal["lis
 
 
 def compare_days(sides: Sides, lines: Sequence[Compared]) -> list[Compared]:
-    """Returns every day. Where the bill tells this gateway's requests apart, only their tokens count as billed, and
-    costs are compared only if there are no others.
+    """Returns every day. If the bill distinguishes this gateway's requests, only their tokens count as billed, and
+    costs are compared only if there are no other requests.
     """
     by_day: dict[date | None, list[Compared]] = defaultdict(list)
     for line in lines:
@@ -143,7 +143,7 @@ def compare_days(sides: Sides, lines: Sequence[Compared]) -> list[Compared]:
 
 
 def count_others(row: BillDayRow | None, account: Compared) -> int:
-    """Returns the tokens of a day that do not have the gateway's name; 0 if the bill does not tell them apart.
+    """Returns the tokens of a day that do not have the gateway's name; 0 if the bill does not distinguish them.
 
     Args:
         row: the day of the bill.
@@ -167,7 +167,7 @@ def compare_models(lines: Iterable[Compared]) -> list[Compared]:
 def merge(
     parts: Sequence[Compared], *, day: date | None = None, model: str | None = None, state: DayState | None = None
 ) -> Compared:
-    """Returns the sum of several rows; what none of them knows is None."""
+    """Returns the sum of several rows; a figure that none of them has is None."""
     merged = Compared(day=day, model=model, state=state)
     for name in _SUMS:
         setattr(merged, name, sum((getattr(part, name) for part in parts), getattr(merged, name)))
@@ -197,7 +197,7 @@ _KNOWN = (
 
 
 def _complete(row: Compared) -> Compared:
-    """Adds what follows from the sums: differences, captures and the drift of the price."""
+    """Adds the figures that follow from the sums: differences, captures and the drift of the price."""
     billed = row.billed_tokens
     row.token_difference = None if billed is None else billed - row.recorded_tokens
     row.token_capture = _divide(row.recorded_tokens, billed)

@@ -1,4 +1,4 @@
-"""Fetches what a provider billed, and keeps it in the database with the prices of that time."""
+"""Fetches a provider's bill, and stores it in the database with the prices of that time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from app.services.models import get_model_list
 from app.services.pricing import get_price
 from app.services.providers import PROVIDERS, Bill, BilledUse, Provider, is_configured
 
-# For reading one day of a busy gateway, at night or for an operator who waits.
+# For reading one day of a busy gateway, at night or while an operator waits.
 _DAY_TIME_LIMIT_S = 60.0
 
 
 def get_billed_providers(settings: Settings) -> list[Provider]:
-    """Returns the providers that are set up and whose bill the gateway can read."""
+    """Returns the configured providers whose bill the gateway can read."""
     return [
         provider
         for provider in PROVIDERS.values()
@@ -30,18 +30,18 @@ def get_billed_providers(settings: Settings) -> list[Provider]:
 
 
 def fetch_bill(provider: Provider, first: date, last: date) -> str | None:
-    """Fetches the bill of some UTC days and writes it over what there was of them.
+    """Fetches the bill of some UTC days and replaces the stored one.
 
     Args:
         provider: one that has a `bill`.
         first, last: both included, at most 31 days.
 
     Returns:
-        Why the provider did not say what was paid; None if it did.
+        Why the provider did not state the cost; None if it did.
 
     Raises:
         ConfigurationMissing: the key that may read the bill is not set.
-        UpstreamError: the provider did not answer as it should.
+        UpstreamError: the provider's answer was not the expected one.
         DatabaseError: the database is unavailable or slow.
     """
     settings, source = get_settings(), provider.bill
@@ -74,7 +74,7 @@ def make_unreadable(provider: Provider) -> ConfigurationMissing:
 
 
 def _select_kept(days: Sequence[date]) -> list[date]:
-    """Returns the days whose records retention has not dropped; what was fetched of the others stays."""
+    """Returns the days whose records retention has not dropped; the bill of other days stays as it is."""
     with read_connection() as connection:
         kept = set(select_partition_days(connection))
     return [day for day in days if day in kept]
@@ -90,7 +90,7 @@ def _load_prices(provider: Provider) -> None:
     try:
         get_model_list(provider)
     except GatewayError:
-        return  # Then the lines have no listed price, and what was recorded per token is compared.
+        return  # Then the lines have no listed price, and the recorded cost per token is compared.
 
 
 def _make_line(provider: Provider, use: BilledUse) -> BillLineRow:

@@ -1,4 +1,4 @@
-"""Differences of more than the band, and what they can mean."""
+"""Differences beyond the band, and their possible causes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from app.services.bill.compared import CAUSES, Compared, Finding, FindingKind
 from app.services.reports import normalize_usd
 
-# A factor of two is told from another one if it is as close as this.
+# A ratio this close to two counts as a factor of two.
 _DOUBLE_TOLERANCE = 0.02
 
 
@@ -20,7 +20,7 @@ class Band(NamedTuple):
     most: float
 
     def holds(self, capture: float | None) -> bool:
-        """Returns whether a capture lies in the band; so does one that is not known."""
+        """Returns whether a capture lies in the band; an unknown one counts as inside."""
         return capture is None or self.least <= capture <= self.most
 
 
@@ -35,10 +35,10 @@ class _Difference(NamedTuple):
 
 
 def find_differences(days: Sequence[Compared], lines: Sequence[Compared], band: Band) -> list[Finding]:
-    """Returns what differs, the most tokens first; the same on several days is one finding.
+    """Returns the differences as findings, the most tokens first; equal ones of several days form one finding.
 
     Args:
-        days: every day; those that are not settled have no billed tokens and are left out.
+        days: every day; unsettled days have no billed tokens and are left out.
         lines: every model on every day. The billed side may include tokens of others with the same account.
         band: the captures that are no finding.
     """
@@ -62,7 +62,7 @@ def _find_on(day: Compared, lines: Sequence[Compared], band: Band) -> Iterator[_
     if day.billed_tokens and not day.recorded_tokens:
         yield _make("day_not_recorded", day, ("other_clients", "records_missing"))
         return
-    # If the bill tells this gateway's requests apart and they match, what else the account used is not ours.
+    # If the bill distinguishes this gateway's requests and they match, other use of the account is not ours.
     is_shared = billed > (day.billed_tokens or 0) and band.holds(day.token_capture)
     for line in lines:
         yield from _find_in(line, band, is_shared=is_shared)

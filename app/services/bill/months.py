@@ -1,4 +1,4 @@
-"""Months as callers write them."""
+"""Months in the form that callers write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parse_month(text: str) -> Month:
     """Returns the month of a text such as "2026-11".
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is not a month.
     """
     if not re.fullmatch(MONTH_PATTERN, text):
         raise BadRequest(f"month is {text[:100]!r}; it must be a month such as 2026-11.", param="month")
@@ -42,10 +42,10 @@ def parse_month(text: str) -> Month:
 
 
 def choose_month(text: str | None, today: date) -> Month:
-    """Returns the month of a text or, without one, that of yesterday, whose bill is the newest.
+    """Returns the month of a text or, without one, yesterday's month, whose bill is the newest.
 
     Raises:
-        BadRequest: it is no month, or it has not begun.
+        BadRequest: it is not a month, or it has not begun.
     """
     month = make_month(today - timedelta(days=1)) if text is None else parse_month(text)
     if month.start > today:

@@ -1,6 +1,6 @@
-"""Fetches the bills of the last days every night, and says in the log where a day is not in the band.
+"""Fetches the bills of the last days every night, and logs days outside the band.
 
-Every worker looks once in a while whether that is due; a lock in the database admits one worker of all hosts. No
+Every worker checks now and then whether a fetch is due; a lock in the database admits one worker of all hosts. No
 request waits for it.
 """
 
@@ -22,12 +22,12 @@ from app.services.bill.findings import Band
 from app.services.bill.reconciliation import get_state, select_days
 from app.services.providers import Provider
 
-# How often a worker looks whether a fetch is due, in seconds. A worker that starts looks after a while, because many
-# start at once and other work is more urgent then.
+# How often a worker checks whether a fetch is due, in seconds. A starting worker waits a while before its first check,
+# because many start at once and other work is more urgent then.
 INTERVAL_S = 900.0
 # The pause after a failure until the provider is asked again.
 _PAUSE = timedelta(hours=1)
-# How many days are fetched again each night: costs are rated late, and providers correct what they said.
+# The days that are fetched again each night: costs are rated late, and providers correct earlier figures.
 DAYS = 7
 _RUN_TIME_LIMIT_S = 600.0
 _JITTER = 0.2
@@ -43,7 +43,7 @@ class NightlyFetch(Component):
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Starts the thread if the bill of a provider can be read; later calls do nothing."""
+        """Starts the thread if the bill of any provider can be read; later calls do nothing."""
         if self._thread is None and get_billed_providers(self.settings):
             self._thread = threading.Thread(target=self._run_until_closed, name="bill", daemon=True)
             self._thread.start()
@@ -66,7 +66,7 @@ def start_bills() -> None:
 
 
 def run_if_due(now: datetime | None = None) -> list[str]:
-    """Fetches the bills that are due, unless another worker does so now; returns the names of the providers asked.
+    """Fetches the due bills, unless another worker is doing so; returns the names of the providers asked.
 
     Args:
         now: the current time, with a timezone; by default PostgreSQL's.
@@ -82,7 +82,7 @@ def run_if_due(now: datetime | None = None) -> list[str]:
     asked = []
     with time_limit(_RUN_TIME_LIMIT_S), bill_lock(get_engine()) as is_taken:
         for provider in due if is_taken else ():
-            # Another worker may have done it between the look and the lock.
+            # Another worker may have fetched it between the check and the lock.
             if _is_due(provider, now):
                 asked.append(provider.name)
                 _run(provider, now)
@@ -118,7 +118,7 @@ def _run(provider: Provider, now: datetime) -> None:
 
 
 def report_days(provider: Provider, days: list[Compared]) -> None:
-    """Logs how the last days compare: a warning for each whose tokens, or whose costs, are not in RECONCILE_BAND.
+    """Logs the comparison of the last days: a warning for each day whose tokens or costs are outside RECONCILE_BAND.
 
     Only two figures are new each night: the tokens of the last day, and the costs of the day before.
     """
@@ -135,7 +135,7 @@ def report_days(provider: Provider, days: list[Compared]) -> None:
 def _report(
     provider: Provider, day: Compared, of: str, capture: float | None, band: Band, recorded: object, billed: object
 ) -> None:
-    # Something was recorded and nothing was billed: there is no share, but a difference.
+    # If something was recorded and nothing was billed, there is no share, but a difference.
     differs = not band.holds(capture) or (capture is None and bool(recorded))
     log_event(
         "bill_differed" if differs else "bill_reconciled",

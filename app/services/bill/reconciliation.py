@@ -1,4 +1,4 @@
-"""The report of a reconciliation, from what was recorded and what was last fetched. No provider is asked."""
+"""The report of a reconciliation, from the records and the last fetched bill. No provider is asked."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from app.services.bill.findings import Band, find_differences
 from app.services.bill.months import Month, choose_month
 from app.services.providers import PROVIDERS, BillSource, Provider, get_provider
 
-# How requests end whose usage the provider may not have told: what it generated until then is billed nevertheless.
+# Outcomes after which the provider may not have stated the usage; output until then is billed nevertheless.
 UNFINISHED = ("client_gone", "upstream_cut", "upstream_timeout", "gateway_shutdown", "lost")
 
 
 def choose_provider(name: str | None) -> Provider:
-    """Returns the provider with this name or, without one, the first whose bill the gateway can read, if it can any.
+    """Returns the provider with this name or, without one, the first whose bill the gateway can read, if there is one.
 
     Raises:
         BadRequest: there is no such provider, or it has no bill.
@@ -45,22 +45,22 @@ def choose_provider(name: str | None) -> Provider:
 
 
 def get_bill_names() -> list[str]:
-    """Returns the names of the providers that say what they billed."""
+    """Returns the names of the providers whose bills are known."""
     return [provider.name for provider in PROVIDERS.values() if provider.bill is not None]
 
 
 def select_reconciliation(
     gateway: str | None = None, month: str | None = None, now: datetime | None = None
 ) -> Reconciliation:
-    """Returns a month's bill beside the records, as it was last fetched.
+    """Returns a month's last fetched bill beside the records.
 
     Args:
         gateway: the provider's name; by default the first whose bill can be read.
-        month: such as "2026-11"; by default that of yesterday.
+        month: such as "2026-11"; by default yesterday's.
         now: the current time, with a timezone; by default PostgreSQL's.
 
     Raises:
-        BadRequest: the month is none or has not begun, or the provider has no bill.
+        BadRequest: the month is invalid or has not begun, or the provider has no bill.
         DatabaseError: the database is unavailable or slow.
     """
     provider = choose_provider(gateway)
@@ -73,7 +73,7 @@ def select_reconciliation(
 
 
 def select_days(provider: Provider, first: date, last: date) -> list[Compared]:
-    """Returns some days, both ends included, compared as in the report."""
+    """Returns some days, both ends included, in the report's comparison."""
     with read_connection() as connection:
         sides = _select_sides(connection, provider, first, last)
     return compare_days(sides, compare_lines(sides))
@@ -111,7 +111,7 @@ def get_state(source: BillSource, day: date, row: BillDayRow | None) -> DayState
 def _match(
     provider: Provider, recorded: Mapping[Place, Sums], lines: Sequence[BillLineRow]
 ) -> dict[Place, BillLineRow]:
-    """Returns the lines by the names that the records have for the models, which may write them otherwise."""
+    """Returns the lines by the records' names for the models, which may differ from those of the bill."""
     get_keys = provider.naming.get_keys
     ours = {model for _, model in recorded}
     by_key = {get_keys(model)[0]: model for model in sorted(ours) if model}

@@ -1,4 +1,4 @@
-"""Statements: what the keys of a group, of a holder, or of all used in a month, to pass the cost on to them."""
+"""Statements: the use of keys of a group, a holder, or all keys in a month, for passing the cost on."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def select_statement(month: str | None, owned: Owned | None, now: datetime | Non
     """Returns the statement of a month.
 
     Args:
-        month: such as "2026-11"; by default that of yesterday.
-        owned: whose keys, as they are owned now; None for all keys.
+        month: such as "2026-11"; by default yesterday's.
+        owned: whose keys to include, by their current owners; None for all keys.
         now: the current time, with a timezone; by default PostgreSQL's.
 
     Raises:
-        BadRequest: the month is none or has not begun.
+        BadRequest: the month is invalid or has not begun.
         DatabaseError: the database is unavailable or slow.
     """
     with read_connection() as connection:

@@ -1,10 +1,10 @@
-"""The catalog's memory: what providers' lists said, kept in the database when it changes.
+"""The catalog's memory: changes of providers' lists, stored in the database.
 
-facts.py    what is kept of a model, and what of it is a change
-keeping.py  compares a list with the kept one, and keeps the difference
-memory.py   does so in the background, and warns of rises of prices
-changes.py  the changes as the API shows them           atom.py  and as a feed
-prices.py   what a model cost at a time
+facts.py    the stored facts of a model, and which of their differences are changes
+keeping.py  compares a list with the stored one, and stores the difference
+memory.py   does so in the background, and warns of price rises
+changes.py  the changes in the form of the API            atom.py  and as a feed
+prices.py   the price of a model at a past time
 """
 
 from app.services.catalog_memory.atom import CONTENT_TYPE as ATOM

@@ -14,7 +14,7 @@ CONTENT_TYPE = "application/atom+xml"
 
 _ID = "urn:llm-gateway:catalog"
 
-# What XML 1.0 cannot hold, even escaped. Names of models are the providers'.
+# Characters that XML 1.0 cannot contain, even escaped. Providers choose the model names.
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 _LABELS = {"prompt": "prompt", "completion": "completion", "input_cache_read": "cached prompt"}
@@ -25,7 +25,7 @@ def encode_feed(page: ChangesPage, address: str) -> bytes:
 
     Args:
         page: the changes, newest first.
-        address: of the feed itself.
+        address: the address of the feed itself.
     """
     updated = page.data[0].at if page.data else datetime(2026, 1, 1, tzinfo=UTC)
     entries = "".join(_make_entry(change) for change in page.data)

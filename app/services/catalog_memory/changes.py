@@ -1,4 +1,4 @@
-"""The changes of providers' lists as the API shows them."""
+"""The changes of providers' lists in the form of the API."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def select_changes_page(wanted: ChangeFilter, cursor: str | None, limit: int) ->
     """Returns up to `limit` changes, newest first.
 
     Args:
-        wanted: which ones.
-        cursor: `next_cursor` of the page before; None for the first page.
-        limit: the most of a page.
+        wanted: the filter.
+        cursor: `next_cursor` of the previous page; None for the first page.
+        limit: the most changes per page.
 
     Raises:
         BadRequest: the cursor is not one that the gateway made.

@@ -1,6 +1,4 @@
-"""The facts that are kept of a model in a provider's list, and which differences are changes that somebody wants to
-know.
-"""
+"""The stored facts of a model in a provider's list, and the differences between them that count as changes."""
 
 from __future__ import annotations
 
@@ -13,14 +11,14 @@ from app.services.pricing import Price, to_plain_text
 
 PRICE_NAMES = ("prompt", "completion", "input_cache_read")
 
-# Kind of change → the facts that it is about.
+# Kind of change → the facts that belong to it.
 NAMES: dict[str, tuple[str, ...]] = {
     "price": PRICE_NAMES,
     "context": ("context_length", "max_output_tokens"),
     "deprecation": ("expiration_date",),
 }
 
-# `genai-prices <version>` in `Price.source`: the package, which is older than the provider's list.
+# The package in `genai-prices <version>` of `Price.source`; it is older than the provider's list.
 _PACKAGED = "genai-prices"
 
 
@@ -29,7 +27,7 @@ def make_facts(model: Model, price: Price | None) -> Facts:
 
     Args:
         model: the entry of the provider's list.
-        price: what the provider takes for it; None if that is not known.
+        price: the provider's price; None if not known.
     """
     amounts = [None, None, None] if price is None else [price.prompt, price.completion, price.input_cache_read]
     facts: dict[str, Any] = {
@@ -47,10 +45,10 @@ def _make_text(amount: Decimal | None) -> str | None:
 
 
 def complete_price(before: Facts, after: Facts) -> Facts:
-    """Returns the new facts of a model, with its earlier price where the new list says less about it.
+    """Returns the new facts of a model, with its earlier price if the new list has less information about it.
 
-    A provider's list of prices may fail to load beside its list of models. Then prices are missing or those of the
-    package, which is no change of what the provider takes.
+    A provider's list of prices may fail to load while its list of models does not. Then prices are missing or come from
+    the package, although the provider's prices have not changed.
     """
     if "prompt" not in before or ("prompt" in after and not (_is_packaged(after) and not _is_packaged(before))):
         return after
@@ -64,12 +62,12 @@ def _is_packaged(facts: Facts) -> bool:
 
 
 def find_kinds(before: Facts, after: Facts) -> list[str]:
-    """Returns which kinds of changes there are between the facts of a model before and after."""
+    """Returns the kinds of changes between a model's facts before and after."""
     return [kind for kind, names in NAMES.items() if any(before.get(name) != after.get(name) for name in names)]
 
 
 def find_rises(before: Facts, after: Facts) -> list[str]:
-    """Returns which of the prices have risen. One that was not known has not."""
+    """Returns the prices that have risen. A price that was unknown before has not."""
     return [
         name
         for name in PRICE_NAMES

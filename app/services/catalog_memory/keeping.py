@@ -1,4 +1,4 @@
-"""Compares a provider's list with the one that is kept, and keeps the difference."""
+"""Compares a provider's list with the stored one, and stores the difference."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from app.yielding import with_pauses
 def keep_list(
     connection: Connection, provider: Provider, models: ModelList, prices: Prices
 ) -> list[ModelChange] | None:
-    """Keeps a list if it is newer than the kept one and differs from it.
+    """Stores a list if it is newer than the stored one and differs from it.
 
-    The first list of a provider is kept without changes: that its models are new is not known.
+    The first list of a provider is stored without changes, because nobody knows whether its models are new.
 
     Args:
-        connection: of one transaction, which the caller commits.
-        provider: whose list it is.
+        connection: in a transaction that the caller commits.
+        provider: the provider of the list.
         models: the list.
-        prices: what its models cost.
+        prices: the prices of its models.
 
     Returns:
-        The changes, [] if there are none; None if another worker keeps a list right now, so that this one is to be
-        tried again.
+        The changes, [] if there are none; None if another worker is storing a list, so that this one must be tried
+        again.
     """
     kept = select_kept_list(connection, provider.name)
     if kept is not None and (kept.version == models.version or kept.fetched_at >= models.fetched_at):
@@ -46,7 +46,7 @@ def keep_list(
         model.id: make_facts(model, prices.get_provider_price(provider.billing, model.id))
         for model in with_pauses(models)
     }
-    # Read again under the lock: another worker may have kept a newer list since.
+    # Read again under the lock: another worker may have stored a newer list since.
     kept = select_kept_list(connection, provider.name)
     if kept is not None and kept.fetched_at >= models.fetched_at:
         return []
@@ -65,7 +65,7 @@ def keep_list(
 
 
 def _compare(before: Mapping[str, Facts], now: Mapping[str, Facts]) -> tuple[dict[str, Facts], list[ModelChange]]:
-    """Returns the models that are new or different, with their facts, and what to tell of all."""
+    """Returns the models that are new or different, with their facts, and the changes to report."""
     changed: dict[str, Facts] = {}
     changes = [ModelChange(model, "removed", facts, None) for model, facts in before.items() if model not in now]
     for model, stated in with_pauses(list(now.items())):

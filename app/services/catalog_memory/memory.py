@@ -1,7 +1,7 @@
-"""Keeps the lists of this process in the background, and warns where a price rises that somebody pays.
+"""Stores the lists of this process in the background, and warns if the price of a used model rises.
 
-Every worker of every host does so, and looks once a minute. Equal lists have equal versions in all of them, so a list
-that did not change costs one query each time that it was loaded.
+Every worker of every host does so once a minute. Equal lists have equal versions in all of them, so an unchanged list
+costs one query each time it is loaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOK_INTERVAL_S = 60.0
 # The first lists arrive some seconds after a start.
 FIRST_LOOK_S = 5.0
 
-# The first list of twenty thousand models takes about a second to keep.
+# Storing the first list of twenty thousand models takes about a second.
 _TIME_LIMIT_S = 12.0
 
 # A rise of a price is logged if the model was used within this many days.
@@ -31,7 +31,7 @@ USED_DAYS = 7
 
 
 class CatalogMemory(Component):
-    """Keeps new lists, each once in this process."""
+    """Stores new lists, each once per process."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -41,13 +41,13 @@ class CatalogMemory(Component):
         self._closed = threading.Event()
 
     def start(self) -> None:
-        """Starts to keep lists; later calls do nothing."""
+        """Starts storing lists; later calls do nothing."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._keep_until_closed, name="catalog-memory", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the thread."""
         self._closed.set()
 
     def _keep_until_closed(self) -> None:
@@ -60,7 +60,7 @@ class CatalogMemory(Component):
                 log_event("catalog_keeping_failed", level="error", error=error)
 
     def keep_new_lists(self) -> None:
-        """Keeps the lists that this process has loaded since the last call; those that fail are tried again."""
+        """Stores the lists that this process has loaded since the last call; failed ones are tried again."""
         for provider in PROVIDERS.values():
             models = peek_model_list(provider)
             if models is None or models is self._kept.get(provider.name):
@@ -115,5 +115,5 @@ class CatalogMemory(Component):
 
 
 def start_catalog_memory() -> None:
-    """Starts to keep the lists of this process in the background. A worker calls it once."""
+    """Starts storing the lists of this process in the background. Called once per worker."""
     get_component(CatalogMemory).start()

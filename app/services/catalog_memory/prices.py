@@ -1,4 +1,4 @@
-"""The price of a model at a past time, from the kept lists."""
+"""The price of a model at a past time, from the stored lists."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from app.services.pricing import Price
 
 
 class KnownPrice(NamedTuple):
-    """A price, and since when the lists said it."""
+    """A price, and the time since when the lists had it."""
 
     since: datetime
     price: Price
 
 
 def select_known_prices(connection: Connection, provider_name: str, model_id: str) -> list[KnownPrice]:
-    """Returns the prices that a provider's lists had for a model, the oldest first; [] if none was ever known."""
+    """Returns the prices of a model in a provider's lists, the oldest first; [] if none was ever known."""
     found: list[KnownPrice] = []
     for since, facts in select_price_points(connection, provider_name, model_id):
         if "prompt" not in facts:
@@ -38,14 +38,14 @@ def select_known_prices(connection: Connection, provider_name: str, model_id: st
 
 
 def find_price_at(prices: Sequence[KnownPrice], at: datetime) -> tuple[KnownPrice, bool] | None:
-    """Returns the price that held at a time or, if none was known yet, the first that became known later.
+    """Returns the price at a time or, if none was known then, the first one that became known later.
 
     Args:
-        prices: those of one model, the oldest first.
+        prices: the prices of one model, the oldest first.
         at: the time.
 
     Returns:
-        The price, and whether it held at that time; None if no price is known.
+        The price, and whether it was valid at that time; None if no price is known.
     """
     held = [each for each in prices if each.since <= at]
     if held:

@@ -1,13 +1,13 @@
 """The inference endpoints: one record each, with everything in which they differ.
 
 endpoint.py         the types of the record (provider_choice.py: `provider`); registry.py: ENDPOINTS, those with a route
-translation.py      what an endpoint served over another one needs; roles.py: where instructions stand
+translation.py      for endpoints served over another one; roles.py: the place of instructions
 chat.py             chat completions; of chunks, _chunks observes, _repair repairs, _assembly joins, _events makes them
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
 completions.py      completions of a text (prompts.py has its forms); shares chunk_stream.py and choices.py with chat
-embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.py, usage.py: what is kept of a response
+embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.py, usage.py: facts of a response
 """
 
 from app.services.endpoints.chat import CHAT

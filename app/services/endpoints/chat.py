@@ -16,7 +16,7 @@ from app.services.endpoints.endpoint import Endpoint, make_parameter_error
 from app.services.endpoints.prompts import CHARACTERS_PER_TOKEN
 from app.services.endpoints.token_bounds import bound_chat_tokens
 
-# Each message needs a few more tokens for its role and separators, as OpenAI's cookbook estimates it.
+# Each message needs a few more tokens for its role and separators, by the estimate in OpenAI's cookbook.
 _TOKENS_PER_MESSAGE = 4
 
 

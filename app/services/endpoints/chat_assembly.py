@@ -10,10 +10,10 @@ from app.services.endpoints.deltas import Calls, as_index, finish, merge
 
 
 def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
-    """Adds the fields that a provider omitted from a chat completion. Fields that are present are not changed.
+    """Adds the fields that a provider omitted from a chat completion. Existing fields are not changed.
 
-    Fireworks omits `content` when reasoning used up the budget or only tools were called; OpenAI's schema has null
-    there. Unknown values are null here too, never zero or empty.
+    Fireworks omits `content` if reasoning used up the budget or only tools were called; OpenAI's schema has null there.
+    Unknown values are null here too, never zero or empty.
 
     Args:
         completion: a provider's response; it is changed in place.
@@ -39,7 +39,7 @@ def normalise_completion(completion: dict[str, Any]) -> dict[str, Any]:
 class ChatCollector:
     """Assembles the chunks of a stream into the completion that an unstreamed request would have returned.
 
-    Whatever a provider sends, it makes a completion: parts of the wrong type are left out.
+    It makes a completion of anything a provider sends: parts of the wrong type are left out.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class ChatCollector:
             self.add_chunk(chunk)
 
     def add_chunk(self, chunk: dict[str, Any]) -> None:
-        """Adds one chunk. Its parts may be changed by further chunks."""
+        """Adds one chunk. Later chunks may change its parts."""
         for name, value in chunk.items():
             if name not in {"choices", "object"} and (value is not None or name not in self._completion):
                 self._completion[name] = value
@@ -80,7 +80,7 @@ class ChatCollector:
 
 
 class _Choice:
-    """One choice of the completion, as far as it has come."""
+    """One choice of the completion, as far as received."""
 
     def __init__(self) -> None:
         self._fields: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.lenient_json import encode
 
-# The fields that each chunk of OpenAI repeats. All others are in the first chunk only.
+# Fields that each chunk of OpenAI repeats. All others are in the first chunk only.
 _REPEATED = ("id", "created", "model", "system_fingerprint", "service_tier")
 
 
@@ -18,8 +18,8 @@ def make_chat_events(completion: dict[str, Any]) -> bytes:
         completion: normalised as by `normalise_completion`.
 
     Returns:
-        For each choice a chunk with all that it contains and one with its finish reason, if it has one; then the usage
-        and the end marker.
+        For each choice a chunk with its whole content and one with its finish reason, if it has one; then the usage and
+        the end marker.
 
     Raises:
         ValueError: the completion is nested too deeply.

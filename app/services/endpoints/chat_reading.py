@@ -1,4 +1,4 @@
-"""Chat responses as translations read them: whole ones, and the chunks of streams, observed and repaired before."""
+"""Chat responses in the form that translations read: whole ones, and chunks that were observed and repaired before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 class Delta(msgspec.Struct, gc=False):
-    """The part of the message that a chunk has."""
+    """The part of the message in one chunk."""
 
     content: str | None = None
     reasoning_content: str | None = None
@@ -24,7 +24,7 @@ class Delta(msgspec.Struct, gc=False):
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One choice of a chunk. Some servers say in two of the fields which stop sequence matched."""
+    """One choice of a chunk. In two of the fields, some servers name the stop sequence that matched."""
 
     delta: Delta
     finish_reason: str | None = None
@@ -55,7 +55,7 @@ def read_chunk(data: bytes) -> Chunk:
 
 
 def make_chunk(value: dict[str, Any]) -> Chunk:
-    """Returns a chunk of JSON values that may not be typed as usual: texts in parts, lone surrogates, odd fields."""
+    """Returns a chunk of JSON values with unusual types: texts in parts, lone surrogates, odd fields."""
     choices = []
     for choice in value.get("choices") or ():
         delta, reason = choice.get("delta") or {}, choice.get("finish_reason")
@@ -70,7 +70,7 @@ def make_chunk(value: dict[str, Any]) -> Chunk:
 
 
 def read_text(value: Any) -> str:
-    """Returns the text of a content or of reasoning, also of one in parts."""
+    """Returns the text of a content or of reasoning, even if it is in parts."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -93,7 +93,7 @@ def read_token_logprobs(logprobs: Any) -> list[Any] | None:
 
 
 def read_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the tool calls of a message or of a delta; the one of the legacy `function_call` is one of them."""
+    """Returns the tool calls of a message or a delta, including the one in the legacy `function_call`."""
     calls = message.get("tool_calls")
     found = [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     if not found and isinstance(message.get("function_call"), dict):
@@ -104,7 +104,7 @@ def read_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
 def is_json_object(text: str) -> bool:
     """Returns whether a text is one JSON object."""
     if not text.rstrip().endswith("}"):
-        return False  # The usual case in a stream, without parsing.
+        return False  # The usual case in a stream needs no parsing.
     try:
         return isinstance(decode_leniently(text.encode(errors="surrogatepass")), dict)
     except ValueError:
@@ -112,7 +112,7 @@ def is_json_object(text: str) -> bool:
 
 
 def is_open_json(text: str) -> bool:
-    """Returns whether a text begins as a JSON object and ends within it, as one does that was cut."""
+    """Returns whether a text begins like a JSON object but ends within it, as when it was cut."""
     if not text.lstrip().startswith("{"):
         return False
     rest = _STRINGS.sub("", text)

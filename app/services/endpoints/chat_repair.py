@@ -1,4 +1,4 @@
-"""Repairs chunks of a chat stream that are readable, but not by every SDK or by the programs that use them."""
+"""Repairs chunks of a chat stream that are readable, but not by every SDK or by the programs that use SDKs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _NUMBERS = frozenset({int, float, bool})
 
 
 def repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:
-    """Changes what SDKs, or the loops of programs that use them, cannot read; returns whether it changed anything.
+    """Repairs parts that SDKs, or the loops of programs that use them, cannot read; returns whether anything changed.
 
     Args:
         value: the chunk.
         choices: its choices that are not null.
-        summary: what came before the chunk.
+        summary: the summary before this chunk.
     """
     is_changed = repair_frame(value, choices)
     for position, choice in enumerate(choices):
@@ -31,9 +31,9 @@ def repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: Stream
 
 
 def _move_whole_output(choice: dict[str, Any], position: int, summary: StreamSummary) -> bool:
-    """Makes a delta of a whole message or of a legacy completion's text; returns whether there is one."""
+    """Turns a whole message or a legacy completion's text into a delta; returns whether there is one."""
     message, text = choice.get("message"), choice.get("text")
-    # After other output, a message repeats it.
+    # After other output, a message only repeats it.
     if isinstance(message, dict) and not (summary.output_events and _get_index(choice, position) in summary.begun):
         choice["delta"] = make_delta(choice.pop("message"))
     elif text and isinstance(text, str):
@@ -57,7 +57,7 @@ def _repair_choice(choice: dict[str, Any], position: int) -> bool:
 
 def _repair_delta(delta: dict[str, Any]) -> bool:
     is_changed = False
-    for name in ("content", "reasoning_content"):  # Programs add these up.
+    for name in ("content", "reasoning_content"):  # Programs concatenate these.
         if type(delta.get(name)) in _NUMBERS:
             delta[name], is_changed = json.dumps(delta[name]), True
     calls = delta.get("tool_calls")
@@ -76,6 +76,6 @@ def _are_indexed(calls: Any) -> bool:
 
 
 def _index_calls(calls: Any) -> list[dict[str, Any]]:
-    """Returns pieces of tool calls, each with an index; what is no piece of a call is left out."""
+    """Returns the pieces of tool calls, each with an index; other values are left out."""
     pieces = [call for call in (calls if isinstance(calls, list) else [calls]) if call and isinstance(call, dict)]
     return [{**call, "index": _get_index(call, position)} for position, call in enumerate(pieces)]

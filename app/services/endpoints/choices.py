@@ -1,4 +1,4 @@
-"""Requests for choices, and whole responses that consist of them: of chat, or of completions."""
+"""Requests for choices and whole responses that consist of choices, for chat and completions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from app.services.endpoints.endpoint import InferenceBody, StreamOptions
 from app.services.endpoints.stream_summary import ResponseSummary
 from app.services.endpoints.usage import read_usage
 
-# A request asks for at most 128 for each prompt. A response with many more would only cost time.
+# A request asks for at most 128 choices per prompt. A response with many more would only cost time.
 MAX_CHOICES = 1_000
 
-# For a provider that gives no reason; a failed chunk of a stream has the same one.
+# The reason if a provider gives none; a failed chunk of a stream has the same one.
 _FAILED = {"message": 'the generation failed with finish_reason "error"'}
 
 Choice = dict[str, Any]

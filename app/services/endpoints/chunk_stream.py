@@ -1,7 +1,7 @@
-"""Streams of chunks with choices, of chat and of completions: how they are requested, observed, collected and made.
+"""Streams of chunks with choices, for chat and completions: requesting, observing, collecting and making them.
 
-Nearly every chunk is decoded into typed records, which refuse what is not as it should be. That is read again by
-`observe_odd_chunk`, slower and field by field: an event that clients can read passes, one that they cannot read is
+Nearly every chunk is decoded into typed records, which refuse unexpected values. `observe_odd_chunk` reads refused
+chunks again, more slowly and field by field: an event that clients can read passes, one that they cannot read is
 repaired, and one that may hold output in an unknown form ends the stream.
 """
 
@@ -21,11 +21,11 @@ from app.services.endpoints.endpoint import Collector, EventKind, NoteSteps
 from app.services.endpoints.odd_chunks import LONG_BYTES, Repair, observe_odd_chunk
 from app.services.endpoints.stream_summary import StreamSummary
 
-# Data that is no chunk. Featherless sends `data: null` now and then. SDKs crash on the latter two.
+# Data that is not a chunk. Featherless sends `data: null` now and then. SDKs crash on the latter two.
 _MARKERS = {b"[DONE]": EventKind.DONE, b"null": EventKind.EMPTY, b"": EventKind.EMPTY}
 _LONGEST_MARKER = max(map(len, _MARKERS))  # Longer data is not hashed.
 
-# Local names, because looking up a member of an enum takes 0.1 µs.
+# Local names, because looking up an enum member takes 0.1 µs.
 _CONTENT, _USAGE = EventKind.CONTENT, EventKind.USAGE
 
 Observe = Callable[[bytes, StreamSummary, float], EventKind]
@@ -33,13 +33,13 @@ Note = Callable[[bytes, StreamSummary, float], EventKind | None]
 
 
 class Call(msgspec.Struct, gc=False):
-    """A piece of a tool call, which programs put together by its index."""
+    """A piece of a tool call; programs assemble the pieces by index."""
 
     index: int
 
 
 class Delta(msgspec.Struct, gc=False):
-    """The part of one choice that a chunk has. Only its presence matters, and that programs can add it up."""
+    """The part of one choice in a chunk. Only its presence matters, and that programs can concatenate it."""
 
     content: str | list[Any] | None = None
     reasoning_content: str | list[Any] | None = None
@@ -55,11 +55,11 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta
     finish_reason: str | None = None
     error: None = None
-    logprobs: Any = None  # Read only because infinite numbers are found so: msgspec does not look into other fields.
+    logprobs: Any = None  # Read only to find infinite numbers: msgspec does not look into undeclared fields.
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """The fields of a chunk that the gateway reads, in the form that they have in chat.
+    """The fields of a chunk that the gateway reads, in chat's form.
 
     Decoding a chunk into these records takes 2 µs, no more than the byte searches that could classify most chunks
     without decoding, and it detects every malformed one.
@@ -77,9 +77,9 @@ def make_observers(
     """Returns the functions that observe the events of an endpoint; see `StreamProtocol`.
 
     Args:
-        decode: data → a chunk that is as it should be; raises what msgspec raises for another.
+        decode: data → a normal chunk; raises msgspec's exceptions for any other data.
         repair: see `Repair`.
-        read_choice: a choice of an odd chunk, repaired → the same as a record.
+        read_choice: converts a repaired choice of an odd chunk to a record.
     """
 
     note = _make_note(decode)
@@ -137,14 +137,14 @@ def record_chunk(chunk: Chunk, summary: StreamSummary, now_s: float) -> EventKin
 
 
 def read_odd_choice(choice: dict[str, Any], delta: Delta) -> Choice:
-    """Returns the record of a choice of an odd chunk; `delta` is what it adds."""
+    """Returns the record for a choice of an odd chunk; `delta` is its added output."""
     reason = choice.get("finish_reason")
     return Choice(choice["index"], delta, replace_surrogates(str(reason)) if reason else None)
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkStreamProtocol:
-    """Chunks with choices, `[DONE]` at the end; see `StreamProtocol`, which says what each attribute is."""
+    """Chunks with choices, `[DONE]` at the end; see `StreamProtocol`, which describes each attribute."""
 
     title: str
     observe: Observe
@@ -165,5 +165,5 @@ class ChunkStreamProtocol:
         return bool((body.get("stream_options") or {}).get("include_usage"))
 
     def is_complete(self, summary: StreamSummary) -> bool:
-        """Returns whether every choice that was asked for has its finish reason, and every other that has begun."""
+        """Returns whether every requested choice, and every other that has begun, has its finish reason."""
         return len(summary.finished) >= summary.choices_expected and summary.begun <= summary.finished

@@ -23,7 +23,7 @@ class _CompletionDetails(msgspec.Struct, gc=False):
 
 
 class ChunkUsage(msgspec.Struct, gc=False):
-    """`usage` in chunks, of chat or of completions; what does not fit is read by `read_usage`."""
+    """`usage` in chunks, of chat or completions; other forms are read by `read_usage`."""
 
     prompt_tokens: _Count = None
     completion_tokens: _Count = None
@@ -32,7 +32,7 @@ class ChunkUsage(msgspec.Struct, gc=False):
     cost_usd: _Usd = msgspec.field(default=None, name=COST_FIELD)
 
     def flatten(self) -> Usage:
-        """Returns the same numbers side by side."""
+        """Returns the same numbers without nesting."""
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         return Usage(
             self.prompt_tokens,
@@ -44,7 +44,7 @@ class ChunkUsage(msgspec.Struct, gc=False):
 
 
 def record_usage(usage: Usage | None, summary: StreamSummary) -> None:
-    """Keeps the last usage: Chutes sends a running total with each chunk. Numbers that one lacks are kept from the one
+    """Keeps the last usage: Chutes sends a running total with each chunk. Numbers missing in one are kept from the one
     before.
     """
     if usage is None:

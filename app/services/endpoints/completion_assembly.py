@@ -9,7 +9,7 @@ from app.errors import UpstreamCut
 from app.lenient_json import decode_leniently, encode
 from app.services.endpoints.deltas import as_index, finish, merge
 
-# The fields of a choice that are whole in one chunk. All others grow: the text, the logprobs, the ids of tokens.
+# Fields of a choice that are complete in one chunk. All others grow: the text, the logprobs, the token ids.
 _WHOLE = frozenset({"index", "finish_reason", "prompt_token_ids"})
 
 

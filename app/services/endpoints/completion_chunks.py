@@ -46,7 +46,7 @@ def _read_choice(choice: dict[str, Any]) -> Choice:
 
 
 def _repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: StreamSummary) -> bool:
-    """Changes what SDKs, or the loops of programs that use them, cannot read; see `Repair`."""
+    """Repairs parts that SDKs, or the loops of programs that use them, cannot read; see `Repair`."""
     is_changed = repair_frame(value, choices)
     for position, choice in enumerate(choices):
         if type(choice.get("index")) is not int:
@@ -58,7 +58,7 @@ def _repair(value: dict[str, Any], choices: list[dict[str, Any]], summary: Strea
 
 
 def _find_text(choice: dict[str, Any]) -> str:
-    """Returns the text of a choice whose `text` is no string; programs add the texts up."""
+    """Returns the text of a choice whose `text` is not a string, because programs concatenate the texts."""
     text = choice.get("text")
     if text is None:  # Some servers send chunks of chat on this path, and some omit an empty text.
         part = choice.get("delta") or choice.get("message")

@@ -1,6 +1,6 @@
-"""Adds up the deltas of a stream: texts and lists grow, and the pieces of tool calls find their call.
+"""Merges the deltas of a stream: texts and lists grow, and the pieces of tool calls are assigned to their calls.
 
-Growing texts are kept in pieces and joined at the end, because adding to a text of many pieces takes quadratic time.
+Growing texts are kept in pieces and joined at the end, because appending to a text of many pieces takes quadratic time.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from typing import Any
 
 from app.errors import UpstreamCut
 
-# Deltas of real providers nest three levels deep. Below this, a value replaces the one before it.
+# Deltas of real providers nest three levels deep. Below this depth, a value replaces the earlier one.
 _MAX_DEPTH = 16
 
 _MAX_NAME_PIECES = 100
 
-# Models make a handful.
+# Models make a handful of calls.
 _MAX_CALLS = 1_000
 
 
@@ -23,7 +23,7 @@ class Pieces(list[str]):
 
 
 def merge(whole: dict[str, Any], delta: dict[str, Any], depth: int = 0) -> None:
-    """Adds a delta to what came before it, in place. Use `finish` to read the result."""
+    """Adds a delta to the earlier ones, in place. Use `finish` to read the result."""
     for name, value in delta.items():
         if value is not None:
             before = whole.get(name)
@@ -31,7 +31,7 @@ def merge(whole: dict[str, Any], delta: dict[str, Any], depth: int = 0) -> None:
 
 
 def _join(name: str, before: Any, value: Any, depth: int) -> Any:
-    """Returns what a field contains after both; objects and lists grow in place."""
+    """Returns the value of a field after both; objects and lists grow in place."""
     if name in {"role", "type"}:
         return value or before  # They come once, or whole in each piece.
     if name == "id":
@@ -65,7 +65,7 @@ def finish(value: Any, depth: int = 0) -> Any:
 
 
 def as_index(value: Any) -> int | None:
-    """Returns an index, also one written as "0" or 0.0; None if it is none."""
+    """Returns an index, even if written as "0" or 0.0; None for other values."""
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
     if isinstance(value, float) and value.is_integer():
@@ -74,19 +74,19 @@ def as_index(value: Any) -> int | None:
 
 
 class Calls:
-    """The tool calls of one message, in the order in which they began."""
+    """The tool calls of one message, in the order of their beginnings."""
 
     def __init__(self) -> None:
         self._calls: list[dict[str, Any]] = []
-        self._last_at: dict[int | None, dict[str, Any]] = {}  # By index, the call that began last.
+        self._last_at: dict[int | None, dict[str, Any]] = {}  # Index → the call that began last there.
         self._by_id: dict[tuple[int | None, str], dict[str, Any]] = {}
 
     def add(self, pieces: Any) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Adds the `tool_calls` of one delta; what is no piece of a call is left out.
+        """Adds the `tool_calls` of one delta; values that are not pieces of a call are left out.
 
         Returns:
-            For each piece the call that it belongs to, as far as it has come, and the piece. `finish` makes texts of
-            the parts of a call; a call is the same object each time.
+            For each piece, its call as far as received, and the piece. `finish` turns the parts of a call into texts; a
+            call is always the same object.
 
         Raises:
             UpstreamCut: there are more than a thousand calls.
@@ -106,15 +106,15 @@ class Calls:
         return added
 
     def _find(self, index: int | None, call_id: str, has_name: bool) -> dict[str, Any]:
-        """Returns the call that a piece belongs to, which may be a new one.
+        """Returns the call that a piece belongs to, possibly a new one.
 
         A piece belongs to the call with its id at its index. One without an id continues the last call at its index. A
-        new id begins a call if it brings a name, be it in a later piece: some providers number all parallel calls 0,
+        new id begins a call if it comes with a name, even in a later piece: some providers number all parallel calls 0,
         and others invent a new id for each piece.
         """
         call = self._by_id.get((index, call_id)) if call_id else None
         if call is not None and has_name and call.get("id") != call_id and _has_name(call):
-            call = None  # The id was taken for an invented one.
+            call = None  # The id was mistaken for an invented one.
         if call is None:
             call = self._last_at.get(index)
             if call is None or (call_id and call.get("id") and (has_name or index is None)):

@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: texts to vectors, as numbers or in base64 as was asked, whatever the provider sends."""
+"""`POST /v1/embeddings`: texts to vectors, as numbers or in base64 as requested, whatever the provider sends."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _estimate_prompt_tokens(body: dict[str, Any]) -> int:
 
 
 def _summarize(response: Any) -> ResponseSummary:
-    """Returns the summary of a response; one without a vector is none, because SDKs cannot read it."""
+    """Returns the summary of a response. A response without a vector is invalid, because SDKs cannot read it."""
     data = response.get("data") if isinstance(response, VectorResponse) else None
     if not isinstance(data, list) or not data or not all(_has_vector(response, item) for item in data):
         raise ValueError("not a list of embeddings")
@@ -78,7 +78,7 @@ def _has_vector(response: VectorResponse, item: Any) -> bool:
 
 
 def _normalise(response: VectorResponse) -> VectorResponse:
-    """Adds what a provider omitted, in place: `object`, `usage`, and for each entry `object` and `index`."""
+    """Adds omitted fields, in place: `object`, `usage`, and for each entry `object` and `index`."""
     _add_missing(response, response, {"object": "list", "usage": None})
     for at, item in enumerate(response["data"]):
         if "object" not in item or "index" not in item:

@@ -1,4 +1,4 @@
-"""The record of an inference endpoint: everything in which endpoints differ, so that the pipeline depends on none.
+"""The record of an inference endpoint. It holds everything that differs, so the pipeline needs no special cases.
 
 To add an endpoint, write a file here with its record, and add a row to ENDPOINTS (registry.py) and an entry to the
 `serves` of each provider that supports it. An endpoint that no provider serves is translated to one that they do
@@ -57,14 +57,14 @@ class EventKind(Enum):
     EMPTY = "empty"  # No data that an SDK could read, so the client does not get it.
     DONE = "done"  # The marker after the last event.
     ERROR = "error"  # The provider reports that it failed.
-    OTHER = "other"  # No part of the response, for example a ping, or an error in a form that only the reader knows.
+    OTHER = "other"  # Not part of the response, for example a ping, or an error in a form that only the reader knows.
 
 
 class RepairedEvent(Exception):
-    """Raised for an event that clients cannot read as it is; nothing of it has been recorded yet.
+    """Raised for an event that clients cannot read in its original form; nothing of it has been recorded yet.
 
     Attributes:
-        data: the same event in a form that they can read, to be observed and sent in its place.
+        data: the same event in a readable form, to be observed and sent in its place.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -89,7 +89,7 @@ class NoteSteps(NamedTuple):
 
     Attributes:
         decode: data → its chunk, with the attributes of `Chunk` (chunk_stream.py); raises for other data.
-        record: (chunk, summary, now_s) → what `note` returns.
+        record: (chunk, summary, now_s) → the result of `note`.
     """
 
     decode: Callable[[bytes], Any]
@@ -97,13 +97,13 @@ class NoteSteps(NamedTuple):
 
 
 class StreamProtocol(Protocol):
-    """How an endpoint streams: what its events mean and when a stream is complete.
+    """The streaming of an endpoint: the meaning of its events, and when a stream is complete.
 
     Attributes:
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
-        event_names: the names of events that may hold a part of the response; b"" is that of an event without one.
-        note_steps: the steps of `note` for the compiled way of events; None if its chunks are not of `Chunk`'s form.
+        event_names: the names of events that may hold part of the response; b"" stands for events without a name.
+        note_steps: the steps of `note` for the compiled way of events; None if its chunks do not have `Chunk`'s form.
     """
 
     @property
@@ -116,7 +116,7 @@ class StreamProtocol(Protocol):
     def event_names(self) -> frozenset[bytes]: ...
 
     def request_stream(self, body: dict[str, Any]) -> None:
-        """Changes a body in place so that it requests a stream with usage, which the gateway always records."""
+        """Changes a body in place to request a stream with usage, which the gateway always records."""
         ...
 
     def wants_usage(self, body: dict[str, Any]) -> bool:
@@ -124,12 +124,12 @@ class StreamProtocol(Protocol):
         ...
 
     def observe(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind:
-        """Records in `summary` what an event contains, and returns its kind.
+        """Records the contents of an event in `summary`, and returns its kind.
 
         Args:
             data: the event's data.
             summary: the summary of its stream.
-            now_s: when it arrived, on the monotonic clock.
+            now_s: its arrival time, on the monotonic clock.
 
         Raises:
             UpstreamCut: the data is not an event of this protocol, and may have been part of the response.
@@ -138,14 +138,14 @@ class StreamProtocol(Protocol):
         ...
 
     def note(self, data: bytes, summary: StreamSummary, now_s: float) -> EventKind | None:
-        """Does the same for nearly all events, of CONTENT or USAGE; returns None with nothing recorded for others.
+        """Does the same for nearly all events, of CONTENT or USAGE; returns None, recording nothing, for others.
 
         Args: as for `observe`; the data is that of a short event.
         """
         ...
 
     def is_complete(self, summary: StreamSummary) -> bool:
-        """Returns whether everything that has begun has been finished."""
+        """Returns whether everything that has begun has finished."""
         ...
 
     def make_collector(self) -> Collector:
@@ -153,7 +153,7 @@ class StreamProtocol(Protocol):
         ...
 
     def make_events(self, response: Any) -> bytes:
-        """Returns the whole stream of which a collector would make `response`, a normalised response.
+        """Returns the stream from which a collector would make `response`, a normalised response.
 
         Raises:
             ValueError: the response is nested too deeply.
@@ -163,16 +163,16 @@ class StreamProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """The format of errors in an API, which everything on the paths of its endpoints gets.
+    """The error format of an API, used on all paths of its endpoints.
 
     Attributes:
         make_body: (error, request id) → the body of an HTTP response, as JSON.
         make_event: error → a Server-Sent Event that the API's SDKs raise in the middle of a stream. The stream of a
             translated endpoint has the events of its writer instead.
         get_status: error → the HTTP status of the response.
-        request_id_header: the response header in which the API's SDKs expect the request id, beside `x-request-id`.
-        client_header: a request header of the API's clients alone. They get this format also on paths of no API, as for
-            the models; None if there is no such header.
+        request_id_header: the response header in which the API's SDKs expect the request id, besides `x-request-id`.
+        client_header: a request header that only the API's clients send. They get this format even on paths outside any
+            API, such as the models; None if there is no such header.
     """
 
     make_body: Callable[[GatewayError, str], bytes]
@@ -193,7 +193,7 @@ class Endpoint:
     """One inference endpoint.
 
     Attributes:
-        name: its key in a provider's `serves`; for a translated endpoint that of the one which serves it.
+        name: its key in a provider's `serves`; for a translated endpoint, the name of the endpoint that serves it.
         path: its path at the gateway, which is also on activity records.
         title: the name of its response in messages, with an article: "a chat completion".
         body: the documented fields of its request, with types and ranges.
@@ -201,21 +201,21 @@ class Endpoint:
         get_output_bound: body → the most output tokens that it asks for; None if it does not say.
         bound_tokens: (body for a provider, bytes sent, context length or None) → the most tokens that it can use.
         summarize: whole response → its summary; raises ValueError if it is not a response of this endpoint.
-        normalise: adds what a provider omitted from a whole response, in place, and returns it.
-        own_fields: the fields that are for the gateway alone.
+        normalise: adds fields that a provider omitted from a whole response, in place, and returns it.
+        own_fields: fields that only the gateway uses.
         prepare: changes a body in place, before it is sent, to the form that providers know, and returns the names of
-            what it left out; None if there is only one form.
-        decode: the content of a whole response → its JSON values; raises ValueError if it is none.
-        encode: (normalised response, request's fields) → the content for the client, in the form that the request asked
-            for; raises ValueError if that is impossible. None if it is plain JSON.
-        count_choices: body → how many choices it asks for, so that a stream with fewer is not taken for complete; None
-            if that is not checked.
+            the removed fields; None if there is only one form.
+        decode: the content of a whole response → its JSON values; raises ValueError if it is not JSON.
+        encode: (normalised response, request's fields) → the content for the client, in the requested form; raises
+            ValueError if that is impossible. None if it is plain JSON.
+        count_choices: body → the number of requested choices, so that a stream with fewer does not count as complete;
+            None if that is not checked.
         stream: its stream protocol; None if it does not stream.
         errors: the format of its errors.
-        translation: translates it to the endpoint of its name, to which the other fields then belong, except `path`,
-            `body` and `errors`; None if providers serve it as it is.
-        output_field: the client's field for the most output tokens, for messages; None if it generates no text.
-        clamps_output: whether more output tokens than the model's context has room for are reduced to what it has.
+        translation: translates it to the endpoint of its name; all other fields except `path`, `body` and `errors` then
+            belong to that one. None if providers serve it directly.
+        output_field: the client's field for the output limit, for messages; None if it generates no text.
+        clamps_output: whether a greater output limit is reduced to the room in the model's context.
     """
 
     name: str
@@ -240,5 +240,5 @@ class Endpoint:
 
 
 def make_parameter_error(param: str, must: str) -> BadRequest:
-    """Returns the error for a wrong request field; `must` says what it must be, as in "be true or false"."""
+    """Returns the error for a wrong request field; `must` is the requirement, as in "be true or false"."""
     return BadRequest(f"`{param}` must {must}.", param=param, code="invalid_parameter")

@@ -9,7 +9,7 @@ from app.errors import BadRequest
 
 Omit = Callable[[str], None]
 
-# The fields of each kind of block that have a counterpart, or that say nothing to a model.
+# Fields of each kind of block that have a counterpart, or no meaning for a model.
 _KNOWN = {
     "text": {"text"},
     "image": {"source"},
@@ -24,16 +24,16 @@ _KNOWN = {
 
 
 def make_block_error(path: str, must: str) -> BadRequest:
-    """Returns the error for a wrong part of a message, at `path`; `must` says what it must be."""
+    """Returns the error for a wrong part of a message, at `path`; `must` is the requirement."""
     return BadRequest(f"`{path}` must {must}.", param=path, code="invalid_parameter")
 
 
 def read_blocks(content: Any, path: str, omit: Omit) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the blocks of a content, which may be a string, each with its path.
+    """Returns the blocks of a content, which may also be a string, each with its path.
 
     Args:
         content: a string, a list of blocks, or None.
-        path: where it is, for errors.
+        path: its path, for errors.
         omit: gets the names of the fields that have no counterpart.
 
     Raises:

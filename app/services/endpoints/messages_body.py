@@ -1,4 +1,4 @@
-"""The documented fields of Anthropic's requests, and what the translation of their responses needs of them."""
+"""The documented fields of Anthropic's requests, and the parts that the translation of responses needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from app.services.endpoints.endpoint import InferenceBody
 
-# Anthropic has no limit, but providers refuse more, and would name a field of chat.
+# Anthropic has no limit, but providers refuse more, and their error would name a field of chat.
 _STOPS = "be a list of at most 4 texts"
 
 
@@ -44,11 +44,11 @@ class MessagesContext:
     """The parts of a request that its response needs.
 
     Attributes:
-        model: the requested model, which the response names if the provider names none.
-        tool_names: the shortened name of a tool → its own name, for those that were too long.
-        stop_sequences: those of the request; some providers say which one matched.
+        model: the requested model, named in the response if the provider names none.
+        tool_names: the shortened name of a tool → its own name, for names that were too long.
+        stop_sequences: the stop sequences of the request; some providers say which one matched.
         shows_thinking: whether the client gets the model's reasoning.
-        prompt_tokens: an estimate, for a provider that does not count.
+        prompt_tokens: an estimate, in case the provider does not count.
     """
 
     model: str

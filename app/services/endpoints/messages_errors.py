@@ -1,7 +1,7 @@
 """Errors in the format of Anthropic's API, in responses and in streams.
 
-Agents decide by status and type what to do: they take a 401 for their own key, compact the conversation when a prompt
-is too long, wait for 429 and 5xx, and show the rest to their user. So the gateway's own troubles are `api_error` here.
+Agents act on status and type: they take a 401 for their own key, compact the conversation if a prompt is too long, wait
+for 429 and 5xx, and show the rest to their user. So the gateway's own failures are `api_error` here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TYPES = {
     529: "overloaded_error",
 }
 
-# The prompt's tokens and the context's, in the words of Fireworks, vLLM, SGLang and newer versions of vLLM.
+# Texts with the prompt's and the context's tokens, from Fireworks, vLLM, SGLang and newer versions of vLLM.
 _COUNTS = (
     re.compile(r"too long:?\s*(?P<prompt>\d[\d,]*)\D.{0,60}?context length\D{0,10}(?P<most>\d[\d,]*)", re.DOTALL),
     re.compile(
@@ -59,7 +59,7 @@ def _get_type(status: int) -> str:
 
 
 def _get_message(error: GatewayError) -> str:
-    """Returns the error's message; if the prompt is too long, in the words by which agents recognise it."""
+    """Returns the error's message; for a prompt that is too long, in the words by which agents recognise it."""
     if error.code != "context_length_exceeded":
         return error.message
     for pattern in _COUNTS:

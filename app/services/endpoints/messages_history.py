@@ -1,8 +1,8 @@
 """Anthropic's conversations as chat messages.
 
-The order is that of the client, with one exception: chat servers refuse a tool's result that is not directly after its
-call, so the results of a turn come first in it, in the order of the calls. Images in results, for which chat has no
-place there, follow in a message of the user.
+The order is the client's, with one exception: chat servers refuse a tool's result that is not directly after its call,
+so the results of a turn come first in it, in the order of the calls. Images in results, which chat does not allow
+there, follow in a user message.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _Entry = tuple[int, dict[str, Any]]
 
 
 def translate_messages(messages: list[Any], omit: Omit) -> list[dict[str, Any]]:
-    """Returns the chat messages of a conversation; those of the role system keep it and their place.
+    """Returns the chat messages of a conversation; those with the role system keep their role and position.
 
     Args:
         messages: the request's messages.
-        omit: gets the names of the fields that have no counterpart.
+        omit: gets the names of the fields without a counterpart.
 
     Raises:
-        BadRequest: a message is malformed, cannot be expressed in chat, or a tool's call has not exactly one result.
+        BadRequest: a message is malformed or cannot be expressed in chat, or a tool call has not exactly one result.
     """
     entries = [(position, _check(message, position, omit)) for position, message in enumerate(messages)]
     translated: list[dict[str, Any]] = []
@@ -75,8 +75,8 @@ class _Answer:
     """The content of adjacent messages of the assistant.
 
     Attributes:
-        texts, thoughts: the texts, and what it thought before.
-        calls: the client's id of a tool's call → the call in chat's form.
+        texts, thoughts: the texts, and the thinking before them.
+        calls: the client's id of a tool call → the call in chat's form.
     """
 
     def __init__(self, omit: Omit) -> None:
@@ -127,14 +127,14 @@ def _make_call(block: dict[str, Any], path: str) -> dict[str, Any]:
             raise make_block_error(f"{path}.{name}", "be a string")
     if not isinstance(block.get("input"), dict):
         raise make_block_error(f"{path}.input", "be an object")
-    # With spaces, as most models write JSON, so that the provider's cache more often knows the beginning.
+    # With spaces, as most models write JSON, so that more of it matches the provider's cache.
     arguments = json.dumps(block["input"], ensure_ascii=False)
     function = {"name": shorten_name(block["name"]), "arguments": arguments}
     return {"id": block["id"], "type": "function", "function": function}
 
 
 def _restore_ids(made: list[str]) -> dict[str, str]:
-    """Returns the provider's ids of the calls of one turn; all keep the client's if a provider repeated one in it."""
+    """Returns the provider's ids of one turn's calls; all keep the client's if a provider repeated one in it."""
     restored = {each: restore_id(each) for each in made}
     return restored if len(set(restored.values())) == len(made) else {each: each for each in made}
 

@@ -1,4 +1,4 @@
-"""A request to Anthropic's Messages API as a chat request."""
+"""Translates a request to Anthropic's Messages API into a chat request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.services.endpoints.roles import hoist_instructions
 from app.services.endpoints.token_estimate import estimate_tokens
 from app.services.endpoints.translation import Translated
 
-# Fields with the same name and meaning in chat. Those that Anthropic lacks are for clients that add them.
+# Fields with the same name and meaning in chat. Anthropic lacks some of them, but its clients may add these.
 _SAME = frozenset(
     {
         "frequency_penalty",
@@ -35,8 +35,8 @@ _SAME = frozenset(
         "top_p",
     }
 )
-# Fields that are read below. All others are dropped and named: they mean nothing to a chat provider, which refuses
-# what it does not know, and clients send new ones with each version.
+# Fields that are read below. All others are dropped and named: chat providers do not know them and refuse unknown
+# fields, and clients send new ones with each version.
 _READ = frozenset(
     {
         "messages",
@@ -52,10 +52,10 @@ _READ = frozenset(
     }
 )
 
-# Claude Code's line about itself. It is no instruction, and it may differ in each request, so that no cache would help.
+# Claude Code's line about itself. It is no instruction, and it may differ in each request, which would defeat caches.
 _BILLING_LINE = "x-anthropic-billing-header:"
 
-# A budget of thinking tokens → the effort, as Fireworks translates it. The greatest that the budget reaches counts.
+# Least budget of thinking tokens → the effort, as Fireworks translates it. The highest budget reached counts.
 _EFFORTS_BY_BUDGET = ((10_000, "high"), (5_000, "medium"), (0, "low"))
 # Chat providers know three levels for all models that reason; the higher ones only for some.
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
@@ -69,7 +69,7 @@ def translate_request(body: dict[str, Any], fields: CountTokensBody) -> Translat
         fields: its documented fields.
 
     Raises:
-        BadRequest: it has something that chat cannot express.
+        BadRequest: it has a part that chat cannot express.
     """
     dropped: dict[str, None] = {}
     applied: list[str] = []
@@ -105,7 +105,7 @@ def translate_request(body: dict[str, Any], fields: CountTokensBody) -> Translat
 
 
 def _translate_rest(fields: CountTokensBody, omit: Omit) -> dict[str, Any]:
-    """Returns what only a request for a message has."""
+    """Returns the fields that only a request for a message has."""
     chat: dict[str, Any] = {}
     if isinstance(fields, MessagesBody):
         if fields.stop_sequences:
@@ -129,7 +129,7 @@ def _read_system(system: Any, omit: Omit) -> list[dict[str, Any]]:
 
 
 def _translate_thinking(fields: CountTokensBody, applied: list[str], omit: Omit) -> dict[str, Any]:
-    """Returns how much the model is to think, in chat's words. The effort decides, if there is one."""
+    """Returns the thinking settings in chat's fields. The effort decides, if there is one."""
     output, thinking = fields.output_config or {}, fields.thinking or {}
     kind = thinking.get("type")
     for name in thinking:
@@ -165,7 +165,7 @@ def _read_budget(thinking: dict[str, Any], applied: list[str]) -> str:
 
 
 def _translate_format(fields: CountTokensBody) -> dict[str, Any]:
-    """Returns chat's `response_format` for the JSON schema that the output must have, if there is one."""
+    """Returns chat's `response_format` for the required JSON schema of the output, if there is one."""
     output = (fields.output_config or {}).get("format") or fields.output_format
     if output is None:
         return {}

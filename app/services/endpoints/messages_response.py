@@ -1,4 +1,4 @@
-"""A chat completion as a message of Anthropic's API, and the parts that its stream shares with it."""
+"""Translates a chat completion into a message of Anthropic's API; some parts are shared with its stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.services.endpoints.stream_summary import Usage
 from app.services.endpoints.tool_names import ToolIds
 from app.services.endpoints.usage import read_usage
 
-# Chat's finish reason of an output that was cut, which may be in a tool call → Anthropic's stop reason.
+# Chat's finish reasons for an output that was cut, possibly in a tool call → Anthropic's stop reasons.
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 
 
@@ -21,11 +21,11 @@ def make_message(completion: dict[str, Any], context: MessagesContext, request_i
 
     Args:
         completion: normalised; only its first choice counts, because the request asked for one.
-        context: what the request's translation kept.
+        context: the kept parts of the request.
         request_id: the gateway's id of the request.
 
     Raises:
-        UpstreamError: the arguments of a tool call are no JSON object, although the output was not cut.
+        UpstreamError: the arguments of a tool call are not a JSON object, although the output was not cut.
     """
     choice = completion["choices"][0] if completion["choices"] else {"message": {}}
     message, reason = choice["message"], choice.get("finish_reason")
@@ -52,16 +52,16 @@ def make_message(completion: dict[str, Any], context: MessagesContext, request_i
 def make_tool_blocks(
     message: dict[str, Any], context: MessagesContext, ids: ToolIds, reason: Any
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Returns the blocks of a message's tool calls, and whether the last call was cut, which is then left out.
+    """Returns the blocks of a message's tool calls, and whether the last call was cut; a call that was cut is left out.
 
     Args:
         message: a chat message.
-        context: what the request's translation kept.
+        context: the kept parts of the request.
         ids: makes the ids of the calls.
         reason: the finish reason in chat. If the output was cut, a last call without arguments was cut before them.
 
     Raises:
-        UpstreamError: the arguments of a call are no JSON object, although the output was not cut.
+        UpstreamError: the arguments of a call are not a JSON object, although the output was not cut.
     """
     blocks: list[dict[str, Any]] = []
     calls = read_calls(message)
@@ -74,7 +74,7 @@ def make_tool_blocks(
         if may_be_cut and (not name or arguments is None or _is_blank(written)):
             return blocks, True
         if not isinstance(name, str) or not name:
-            continue  # Nobody can call what has no name.
+            continue  # A call without a name cannot be executed.
         if arguments is None:
             raise _make_arguments_error(name)
         shown = context.tool_names.get(name, name)
@@ -92,7 +92,7 @@ def make_message_id(request_id: str) -> str:
 
 
 def _read_arguments(value: Any) -> dict[str, Any] | None:
-    """Returns the arguments of a call; None if they are no object. Some models write them as JSON within JSON."""
+    """Returns the arguments of a call; None if they are not an object. Some models write them as JSON within JSON."""
     for _ in range(2):
         if not isinstance(value, str):
             break
@@ -112,13 +112,13 @@ def _make_arguments_error(name: str) -> UpstreamError:
 
 
 def make_stop(reason: Any, has_tool: bool, stop_sequence: str | None) -> dict[str, str | None]:
-    """Returns the fields that say why the model stopped.
+    """Returns the fields that tell why the model stopped.
 
     Args:
         reason: the finish reason in chat.
-        has_tool: whether the client got a tool call. It decides, because clients discard a turn that stops for a tool
+        has_tool: whether the client got a tool call. This decides, because clients discard a turn that stops for a tool
             without one, and some models report "stop" after a call.
-        stop_sequence: the one that matched, if the provider says so.
+        stop_sequence: the sequence that matched, if the provider names it.
     """
     if has_tool:
         return {"stop_reason": "tool_use", "stop_sequence": None}
@@ -136,10 +136,10 @@ def find_stop_sequence(choice: dict[str, Any], context: MessagesContext) -> str 
 
 
 def make_usage(usage: Usage | None, context: MessagesContext, output_tokens: int) -> dict[str, int]:
-    """Returns a usage in Anthropic's terms, where `input_tokens` does not include what came from the cache.
+    """Returns a usage in Anthropic's terms, where `input_tokens` excludes cached tokens.
 
-    Clients cannot read a usage without numbers, and compact a conversation by them. So what the provider does not say
-    is the same estimate that the record has.
+    Clients cannot read a usage without numbers, and decide by them when to compact a conversation. So numbers that the
+    provider does not state are the same estimates as on the record.
 
     Args:
         usage: the provider's, or None.

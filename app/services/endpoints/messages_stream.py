@@ -1,8 +1,8 @@
-"""Writes a chat stream as a stream of Anthropic's API.
+"""Writes a chat stream in the format of Anthropic's streams.
 
-Texts are passed on as they come. Tool calls come at the end, each whole: clients execute the tool of a closed block,
-and the SDKs complete the arguments of an open one, so a part of a call could not be told from a whole call. So a stream
-has the blocks that the whole response has, and a call that the output limit cut is in neither.
+Texts are passed on as they arrive. Tool calls come at the end, each complete: clients execute the tool of a closed
+block, and the SDKs complete the arguments of an open one, so clients could not distinguish part of a call from a whole
+one. So a stream has the same blocks as the whole response, and neither has a call that the output limit cut.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class MessagesWriter:
         self._context = context
         self._request_id = request_id
         self._is_started = False
-        self._index = -1  # That of the last block.
+        self._index = -1  # The index of the last block.
         self._open: str | None = None  # The open block: "text" or "thinking".
         self._delta_start = b""  # The bytes of an event for the open block, up to its text.
         self._calls = Calls()
@@ -78,7 +78,7 @@ class MessagesWriter:
             written += self._write_text("text", delta.content)
         if delta.tool_calls or delta.function_call:
             self._calls.add(delta.tool_calls or read_calls({"function_call": delta.function_call}))
-            # It shows the client that the model still writes, and the gateway whether the client is still there.
+            # It shows the client that the model is still writing, and the gateway whether the client is still there.
             written = written or _PING
         return written
 
@@ -110,7 +110,7 @@ class MessagesWriter:
         return self._begin(block, kind + "_delta", name)
 
     def _begin(self, block: dict[str, Any], delta: str, field: str) -> bytes:
-        """Returns the start of the next block, whose deltas of the type `delta` have their text in `field`."""
+        """Returns the start of the next block, whose deltas have the type `delta` and their text in `field`."""
         self._index += 1
         self._delta_start = (
             b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":{"type":"%b","%b":'
@@ -126,16 +126,16 @@ class MessagesWriter:
         return _make_stop_event(self._index)
 
     def _write_call(self, block: dict[str, Any]) -> bytes:
-        """Returns the events for a whole tool call, whose arguments have a delta of their own in streams."""
+        """Returns the events for a whole tool call; in streams, the arguments have a delta of their own."""
         begin = self._begin({**block, "input": {}}, "input_json_delta", "partial_json")
         arguments = encode(block["input"]).decode()
         return begin + self._delta_start + _encode(arguments) + _END + _make_stop_event(self._index)
 
     def end(self) -> bytes:
-        """Returns the end of the stream: the tool calls, why it stopped, and the usage.
+        """Returns the end of the stream: the tool calls, the stop reason, and the usage.
 
         Raises:
-            UpstreamError: the arguments of a tool call are no JSON object, although the output was not cut.
+            UpstreamError: the arguments of a tool call are not a JSON object, although the output was not cut.
         """
         message = {"tool_calls": self._calls.make()}
         calls, is_cut = make_tool_blocks(message, self._context, ToolIds(self._request_id), self._reason)
@@ -146,7 +146,7 @@ class MessagesWriter:
         return written + _make_event("message_delta", {"delta": delta, "usage": usage}) + _STOP
 
     def fail(self, error: GatewayError) -> bytes:
-        """Returns the error event; no block is closed, and nothing says why the model stopped."""
+        """Returns the error event; no block is closed, and there is no stop reason."""
         return make_error_event(error, self._request_id)
 
 

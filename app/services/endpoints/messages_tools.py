@@ -1,4 +1,4 @@
-"""Anthropic's tools as functions of chat, rebuilt from the fields that chat knows, because providers refuse others."""
+"""Translates Anthropic's tools into chat functions with chat's fields only, because providers refuse others."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 def translate_tools(tools: list[Any] | None, omit: Omit) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Returns the functions of chat, and for names that are too long there the shortened name → the tool's own.
+    """Returns chat functions and, for names that are too long there, the shortened name → the tool's own.
 
     Args:
-        tools: those of the request. Tools that Anthropic's servers run are left out if there are others, and so are
+        tools: the request's tools. Tools that Anthropic's servers run are left out if there are others, and so are
             those that a client defers until it names them.
-        omit: gets the names of what was left out.
+        omit: gets the names of the removed fields and tools.
 
     Raises:
-        BadRequest: a tool is malformed, or all that there are run on Anthropic's servers.
+        BadRequest: a tool is malformed, or all tools are run on Anthropic's servers.
     """
     functions, names, unknown = [], {}, []
     for position, tool in enumerate(tools or ()):
@@ -64,7 +64,7 @@ def _make_function(tool: dict[str, Any], path: str, omit: Omit) -> dict[str, Any
 
 
 def translate_tool_choice(choice: dict[str, Any] | None, functions: list[dict[str, Any]], omit: Omit) -> dict[str, Any]:
-    """Returns the fields of chat for a choice: `tool_choice`, `parallel_tool_calls`, both or none.
+    """Returns the chat fields for a choice: `tool_choice`, `parallel_tool_calls`, both or none.
 
     Raises:
         BadRequest: it names no tool of the request.

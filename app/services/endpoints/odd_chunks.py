@@ -1,4 +1,4 @@
-"""Reads chunks of a stream that are not as they should be, of chat or of completions.
+"""Reads unexpected chunks of a stream, for chat or completions.
 
 A chunk that clients can read passes, one that they cannot read is repaired, and one that may hold output in an unknown
 form ends the stream.
@@ -21,44 +21,44 @@ from app.services.endpoints.endpoint import EventKind, RepairedEvent
 from app.services.endpoints.stream_summary import StreamSummary
 from app.services.endpoints.usage import read_usage
 
-# In a longer chunk, which may have many elements, collecting garbage meanwhile would take most of the time.
+# In a longer chunk, which may have many elements, garbage collection during the read would take most of the time.
 LONG_BYTES = 8_192
 
-# Reading an odd choice takes a microsecond. No valid chunk has more.
+# Reading an odd choice takes a microsecond. No valid chunk has more than this.
 _MAX_ODD_CHOICES = 1_000
 
 _decode_any = msgspec.json.Decoder().decode
 _encode_any = msgspec.json.Encoder().encode
 
 
-# (chunk, its choices that are not null, what came before it) → whether it changed anything of the chunk, in place,
-# because clients could not read it.
+# (chunk, its choices that are not null, the summary before it) → whether it changed the chunk in place, because clients
+# could not read it.
 Repair = Callable[[dict[str, Any], list[dict[str, Any]], StreamSummary], bool]
-# (model, choices, summary, when the chunk arrived): records them.
+# (model, choices, summary, arrival time of the chunk): records them.
 RecordOdd = Callable[[str | None, list[dict[str, Any]], StreamSummary, float], None]
 
 
 def observe_odd_chunk(
     data: bytes, summary: StreamSummary, now_s: float, repair: Repair, record: RecordOdd
 ) -> EventKind:
-    """Does what `StreamProtocol.observe` does for what the typed decoder refuses, and for what may be no chunk."""
+    """Does the work of `StreamProtocol.observe` for data that the typed decoder refuses or that may be no chunk."""
     stripped = data.removeprefix(BOM_UTF8).strip()
     read = stripped if stripped != data else _read_odd_chunk(data, summary, now_s, repair, record)
     if isinstance(read, bytes):
         # Not every client expects spaces around `[DONE]`, or a byte order mark.
-        raise RepairedEvent(read)  # Raised here, where no name keeps the objects that have been read.
+        raise RepairedEvent(read)  # Raised here, where no name refers to the objects that were read.
     return read
 
 
 def _read_odd_chunk(
     data: bytes, summary: StreamSummary, now_s: float, repair: Repair, record: RecordOdd
 ) -> EventKind | bytes:
-    """Returns the kind of a chunk, which is then recorded, or the repaired chunk, of which nothing is."""
+    """Returns the kind of a chunk, after recording it, or the repaired chunk, with nothing recorded."""
     value, is_readable = _decode_odd(data)
     if not isinstance(value, dict):
         if isinstance(value, str) or (isinstance(value, list) and value):
             refuse()
-        return EventKind.OTHER  # A number, true, false, null or []: nothing is lost with it.
+        return EventKind.OTHER  # A number, true, false, null or []: ignoring it loses nothing.
     if _has_content(value.get("error")):
         return EventKind.ERROR
     choices = value.get("choices")
@@ -78,10 +78,10 @@ def _read_odd_chunk(
 
 
 def repair_frame(value: dict[str, Any], choices: list[dict[str, Any]]) -> bool:
-    """Repairs what is around the choices of a chunk; returns whether it changed anything. Arguments as for `Repair`."""
+    """Repairs the fields around a chunk's choices; returns whether it changed anything. Arguments as for `Repair`."""
     is_changed = False
     if value.get("error") is not None and not isinstance(value["error"], str | bool | int | float):
-        value["error"], is_changed = None, True  # Node's SDK raises for every `error` that is true, also for {}.
+        value["error"], is_changed = None, True  # Node's SDK raises for every truthy `error`, even {}.
     if value.get("choices") != choices:
         value["choices"], is_changed = choices, True
     return is_changed
@@ -93,12 +93,12 @@ def refuse() -> NoReturn:
 
 
 def _has_content(value: Any) -> bool:
-    """Returns whether the value of `error` says anything: null, false, "", {} and an object of such do not."""
+    """Returns whether the value of `error` has content; null, false, "", {} and objects of only these have none."""
     return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
 def _find_failure(choices: list[Any]) -> Any:
-    """Returns what the provider reports of a choice that failed; None if none did."""
+    """Returns the provider's report of a failed choice; None if none failed."""
     for choice in choices:
         if not isinstance(choice, dict):
             refuse()
@@ -110,7 +110,7 @@ def _find_failure(choices: list[Any]) -> Any:
 
 
 def _decode_odd(data: bytes) -> tuple[Any, bool]:
-    """Returns the JSON value of an event, and whether every client can read its bytes as they are."""
+    """Returns the JSON value of an event, and whether every client can read its original bytes."""
     try:
         return _decode_any(data), True  # Ten times as fast, if only the types are odd.
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -148,5 +148,5 @@ def _read_float(text: str) -> float:
     return number
 
 
-# Reads what the SDKs' parsers read. The infinite number 1e400 is legal JSON, but no program expects it.
+# Accepts the same JSON as the SDKs' parsers. The infinite number 1e400 is legal JSON, but no program expects it.
 _strict_decoder = json.JSONDecoder(parse_float=_read_float, parse_constant=_refuse_constant)

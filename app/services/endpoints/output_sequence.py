@@ -1,8 +1,8 @@
-"""Puts the output of a chat stream into a sequence of items, for APIs whose streams have one open item at a time.
+"""Orders the output of a chat stream into a sequence of items, for APIs whose streams have one open item at a time.
 
-In a chat stream reasoning, text and the pieces of several tool calls may arrive in any order, and a call's name may
+In a chat stream, reasoning, text and the pieces of several tool calls may arrive in any order, and a call's name may
 come in pieces. Other APIs open an item, add to it and close it before the next. So an item waits until the one before
-it is over, and a call also until its name is known. Nothing waits in the usual case of one thing after another.
+it is complete, and a call also until its name is known. In the usual case items arrive in sequence and nothing waits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ItemSink(Protocol):
     """Writes the items. Between `open_item` and `close_item` there are only calls of `add_to_item`."""
 
     def open_item(self, kind: ItemKind, call: CallHead | None) -> None:
-        """Begins an item; `call` says which tool is called."""
+        """Begins an item; `call` names the called tool."""
         ...
 
     def add_to_item(self, text: str, logprobs: list[Any] | None) -> None:
@@ -43,24 +43,24 @@ class ItemSink(Protocol):
         ...
 
     def close_item(self, *, is_last: bool) -> None:
-        """Ends the open item; the last one of the output may have been cut off by a limit."""
+        """Ends the open item; a limit may have cut off the last item of the output."""
         ...
 
 
 class CallHead(msgspec.Struct, gc=False):
-    """The names and ids of a tool call; empty if the provider did not say."""
+    """The names and ids of a tool call; empty if the provider sent none."""
 
     id: str
     name: str
 
 
 class _Item:
-    """An item that is open or waits.
+    """An item that is open or waiting.
 
     Attributes:
         call: the call as `Calls` keeps it; None for other kinds.
-        waiting: texts that the sink has not got, with their log probabilities.
-        sent: how many pieces of the call's arguments the sink has got.
+        waiting: texts not yet passed to the sink, with their log probabilities.
+        sent: the number of pieces of the call's arguments that were passed to the sink.
     """
 
     __slots__ = ("call", "kind", "sent", "waiting")
@@ -75,13 +75,13 @@ class _Item:
 class OutputSequence:
     """Passes the output of one stream on to a sink, item by item.
 
-    Only the choice that comes first is passed on, because APIs with items have one.
+    Only the first choice is passed on, because APIs with items have one.
 
     Args:
         sink: writes the items.
 
     Attributes:
-        finish_reason: that of the choice, once it has arrived.
+        finish_reason: the finish reason of the choice, once it has arrived.
     """
 
     def __init__(self, sink: ItemSink) -> None:
@@ -139,7 +139,7 @@ class OutputSequence:
         self._advance(is_last=False)
 
     def _advance(self, *, is_last: bool) -> None:
-        """Opens the items that wait, as far as each has what it needs and the one before it is over."""
+        """Opens waiting items, as far as each has the necessary data and the one before it is complete."""
         while self._queue:
             item = self._queue[0]
             if not is_last and not (self._is_ready(item) and self._is_over(self._open)):
@@ -151,16 +151,16 @@ class OutputSequence:
             self._begin(item)
 
     def _is_ready(self, item: _Item) -> bool:
-        """Returns whether an item can be opened: a call needs a name, to which a further piece may add."""
+        """Returns whether an item can be opened. A call needs a name, to which a further piece may still add."""
         if item.call is None:
             return True
         return bool(_get_name(item.call)) and (len(self._queue) > 1 or bool(_get_argument_pieces(item.call)))
 
     def _is_over(self, item: _Item | None) -> bool:
-        """Returns whether an item gets nothing more.
+        """Returns whether an item is complete.
 
-        A call is over when its arguments are a whole object. If something else begins before that, pieces are
-        interleaved, and everything else waits for the end of the stream: asking again after each piece would take
+        A call is complete once its arguments are a whole object. If something else begins before that, pieces are
+        interleaved, and everything else waits for the end of the stream: checking again after each piece would take
         quadratic time.
         """
         if item is None or item.call is None:
@@ -195,7 +195,7 @@ class OutputSequence:
             self._open = None
 
     def finish(self) -> None:
-        """Passes on what waits, and closes the last item. Call it at the end of a complete stream only."""
+        """Passes on everything that waits, and closes the last item. Call it only at the end of a complete stream."""
         self._advance(is_last=True)
         self._close(is_last=True)
 
@@ -211,7 +211,7 @@ def _get_name(call: dict[str, Any]) -> str:
 
 
 def _get_argument_pieces(call: dict[str, Any]) -> list[str]:
-    """Returns the arguments of a call in pieces; those that are no text, as JSON."""
+    """Returns the arguments of a call in pieces; values other than text are encoded as JSON."""
     arguments = _get_function(call).get("arguments")
     if isinstance(arguments, Pieces):
         return arguments

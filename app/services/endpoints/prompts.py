@@ -1,24 +1,24 @@
-"""The forms of a text that a request brings: `prompt` of completions, `input` of embeddings."""
+"""The forms of text in requests: `prompt` of completions, `input` of embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-# English text has about four characters per token in today's vocabularies, other languages fewer, as OpenAI's cookbook
-# estimates it.
+# English text has about four characters per token in today's vocabularies, other languages have fewer, by the estimate
+# in OpenAI's cookbook.
 CHARACTERS_PER_TOKEN = 4
 
 PROMPT_FORMS = "be a string, a list of strings, a list of token ids, or a list of such lists; none of them empty"
 
 
 def read_prompts(value: Any) -> Sequence[str | list[int]] | None:
-    """Returns the single prompts in one of the four forms, each a text or the ids of its tokens; None for others."""
+    """Returns the single prompts in one of the four forms, each a text or its token ids; None for other values."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
         return None
-    kinds = set(map(type, value))  # A body may have millions of ids, so they are looked at without a loop in Python.
+    kinds = set(map(type, value))  # A body may have millions of ids, so they are checked without a loop in Python.
     if kinds == {str}:
         return value
     if kinds == {int}:

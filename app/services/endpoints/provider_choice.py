@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-# By what providers of one model are compared; the least price and latency and the greatest throughput are the best.
+# The criteria for comparing providers of one model; the least price and latency and the greatest throughput are best.
 Sort = Literal["price", "latency", "throughput"]
 
 _Usd = Annotated[float, Meta(ge=0)]

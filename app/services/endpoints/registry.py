@@ -14,6 +14,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK, COHERE
 
 
 def find_error_shape(path: str) -> ErrorShape:
-    """Returns the format of errors on a path, which is that of the endpoint whose path it is, or is below."""
+    """Returns the error format of a path: that of the endpoint with this path or one above it."""
     found = (each.errors for each in ENDPOINTS if path == each.path or path.startswith(each.path + "/"))
     return next(found, OPENAI_ERRORS)

@@ -1,6 +1,6 @@
 """`POST /v1/rerank` and Cohere's `/v2/rerank`: sorts documents by how well they answer a query.
 
-Providers score; the gateway sorts, cuts to `top_n` and adds the documents, so that each of them answers alike.
+Providers score; the gateway sorts, cuts to `top_n` and adds the documents, so that every provider answers alike.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def _get_text(document: Any) -> str | None:
 
 
 def _prepare(body: dict[str, Any]) -> dict[str, None]:
-    """Makes texts of the documents, and leaves sorting, cutting and repeating the documents to the gateway.
+    """Turns documents into texts, and leaves sorting, cutting and repeating the documents to the gateway.
 
     Returns:
-        The names of the other fields that documents have: they are not compared with the query.
+        The names of the documents' other fields, which are not compared with the query.
     """
     documents = body["documents"]
     body["documents"] = [_get_text(document) for document in documents]
@@ -91,7 +91,7 @@ def _is_result(result: Any) -> bool:
 
 
 def _encode(response: dict[str, Any], fields: InferenceBody) -> bytes:
-    """Returns the ranking in the form that clients of Cohere and of Jina read, the best document first."""
+    """Returns the ranking in the form for clients of Cohere and of Jina, the best document first."""
     assert isinstance(fields, RerankBody)
     scores = {result["index"]: result["relevance_score"] for result in response["results"]}
     if scores.keys() != set(range(len(fields.documents))):
@@ -106,7 +106,7 @@ def _encode(response: dict[str, Any], fields: InferenceBody) -> bytes:
         results = [{**result, "document": {"text": _get_text(fields.documents[result["index"]])}} for result in results]
     usage = read_input_usage(response.get("usage"))
     tokens = None if usage is None else usage.prompt_tokens
-    # What Cohere's clients read is in `meta`, what Jina's read is in `usage`.
+    # Cohere's clients read `meta`, Jina's read `usage`.
     shown = {
         "id": response.get("id"),
         "model": response.get("model") or fields.model,

@@ -1,4 +1,4 @@
-"""`POST /v1/responses`: OpenAI's Responses API, which the gateway serves over chat and without storing anything."""
+"""`POST /v1/responses`: OpenAI's Responses API, which the gateway serves over chat without storing anything."""
 
 from __future__ import annotations
 

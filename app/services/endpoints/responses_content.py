@@ -1,4 +1,4 @@
-"""The contents of items of a Responses input as the contents of chat messages."""
+"""Translates the contents of Responses input items into contents of chat messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.services.endpoints.endpoint import make_parameter_error
 
 _TEXT_TYPES = frozenset({"input_text", "output_text", "text"})
 
-# How exactly a model looks at an image; OpenAI's newest models know more.
+# Levels of image detail; OpenAI's newest models know more.
 _DETAILS = frozenset({"auto", "low", "high"})
 
 
@@ -21,11 +21,11 @@ def make_content(content: Any, place: str, dropped: dict[str, None]) -> Any:
 
     Args:
         content: a text, or a list of parts.
-        place: its place in the request, for messages.
-        dropped: gets the names of the fields that were left out.
+        place: its path in the request, for error messages.
+        dropped: gets the names of the removed fields.
 
     Raises:
-        BadRequest: a part is malformed, or of a type that chat has no counterpart for.
+        BadRequest: a part is malformed, or its type has no counterpart in chat.
     """
     if isinstance(content, str):
         return content
@@ -39,10 +39,10 @@ def make_content(content: Any, place: str, dropped: dict[str, None]) -> Any:
 
 
 def read_texts(content: Any, place: str) -> list[str]:
-    """Returns the texts of a message of the model: one in all, because its parts are one text; none if it is empty.
+    """Returns the texts of a model message: a single one, because its parts form one text; none if it is empty.
 
     Raises:
-        BadRequest: it has a part that is no text.
+        BadRequest: it has a part that is not text.
     """
     if isinstance(content, str):
         return [content] if content else []
@@ -57,10 +57,10 @@ def read_texts(content: Any, place: str) -> list[str]:
 
 
 def read_output(output: Any, place: str, dropped: dict[str, None]) -> tuple[str, list[dict[str, Any]]]:
-    """Returns the text of a tool's output, and its other parts, which a chat message of a tool cannot have.
+    """Returns the text of a tool's output, and its other parts, which a tool message of chat cannot have.
 
     Raises:
-        BadRequest: a part is malformed, or of a type that chat has no counterpart for.
+        BadRequest: a part is malformed, or its type has no counterpart in chat.
     """
     content = make_content(output, place, dropped)
     if isinstance(content, str):
@@ -134,7 +134,7 @@ def _read_file(part: dict[str, Any], place: str) -> str:
     """Returns the text of a file that is sent as a data URL of text.
 
     Raises:
-        BadRequest: it is sent otherwise, or is no text.
+        BadRequest: it is sent in another way, or is not text.
     """
     url = part.get("file_data")
     text = _decode_text(url) if isinstance(url, str) else None

@@ -1,4 +1,4 @@
-"""The frame of a response of the Responses API around its output: fields of the request, status, usage, ids."""
+"""The fields of a Responses response around its output: repeated request fields, status, usage, ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.lenient_json import replace_surrogates
 from app.services.endpoints.responses_tools import Tools
 from app.services.endpoints.stream_summary import Usage
 
-# The fields of a request that its response repeats as they are, and those with OpenAI's own default.
+# Request fields that the response repeats unchanged, and those with OpenAI's own default.
 _REPEATED = (
     "instructions",
     "max_output_tokens",
@@ -29,7 +29,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "tool_choice": "auto",
 }
 
-# Chat's finish reason of a response that was cut off → its reason here.
+# Chat's finish reasons for a response that was cut off → the reasons here.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -42,7 +42,7 @@ class ResponseContext:
         wants_logprobs: whether it asked for the log probabilities of the text.
 
     Attributes:
-        model: the model as it was asked for.
+        model: the model as requested.
     """
 
     def __init__(self, body: dict[str, Any], tools: Tools, *, wants_logprobs: bool) -> None:
@@ -64,7 +64,7 @@ class ResponseContext:
         }
 
     def make_response(self, request_id: str, **fields: Any) -> dict[str, Any]:
-        """Returns a response with some fields, among them `created_at`, `model`, `output` and `status`."""
+        """Returns a response with these fields, which include `created_at`, `model`, `output` and `status`."""
         response = {
             "id": f"resp_{to_hex(request_id)}",
             "object": "response",
@@ -77,17 +77,17 @@ class ResponseContext:
 
 
 def to_hex(request_id: str) -> str:
-    """Returns the request id as the ids of a response contain it."""
+    """Returns the form of the request id used in the ids of a response."""
     return request_id.replace("-", "")
 
 
 def find_incomplete_reason(finish_reason: str | None) -> str | None:
-    """Returns why a response that ended with chat's finish reason is incomplete, or None if it is complete."""
+    """Returns why a response with this finish reason of chat is incomplete, or None if it is complete."""
     return _INCOMPLETE.get(finish_reason or "")
 
 
 def make_usage(usage: Usage | None) -> dict[str, Any] | None:
-    """Returns the usage of a chat response in this API's form, which has no unknown numbers: else it is None.
+    """Returns a chat usage in this API's form, or None if a number is unknown, because the form requires all of them.
 
     The input includes the cached tokens, and the output the reasoning, in both APIs.
     """
@@ -103,7 +103,7 @@ def make_usage(usage: Usage | None) -> dict[str, Any] | None:
 
 
 def make_status(finish_reason: str | None) -> dict[str, Any]:
-    """Returns the fields of a response that say how it ended; `finish_reason` is chat's."""
+    """Returns the fields that tell how a response ended; `finish_reason` is chat's."""
     reason = find_incomplete_reason(finish_reason)
     if reason is None:
         return {"status": "completed", "completed_at": int(time.time())}

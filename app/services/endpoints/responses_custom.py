@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 
-# The text begins within the first few pieces of the arguments, or never.
+# The text begins within the first few pieces of the arguments, or not at all.
 _MAX_BEGIN_PIECES = 100
 
 
 class CustomInput:
     """Reads the free text of a custom tool from the arguments of its function, `{"input": "…"}`, piece by piece.
 
-    Where the arguments are something else, because a model ignored the schema, they are the text themselves.
+    If the arguments have another form, because a model ignored the schema, they are the text themselves.
     """
 
     _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
     _END = re.compile(r'"\s*\}\s*\Z')
-    # A whole character of a JSON string, as far as it must not be cut: an escape, a pair of surrogates, or text.
+    # A character of a JSON string that must not be split: an escape, a pair of surrogates, or text.
     _CHARACTERS = re.compile(
         r'(?:[^"\\]|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}'
         r'|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\["\\/bfnrt])*'
@@ -29,7 +29,7 @@ class CustomInput:
         self._texts: list[str] = []
 
     def add(self, arguments: str) -> str:
-        """Adds a piece of the arguments and returns what it adds to the text; "" while that is unknown."""
+        """Adds a piece of the arguments and returns the added text; "" while that is unknown."""
         self._arguments.append(arguments)
         if self._pending is None:
             if len(self._arguments) > _MAX_BEGIN_PIECES:
@@ -62,7 +62,7 @@ class CustomInput:
         return rest
 
     def _read_rest(self) -> str:
-        """Returns what follows the last whole character as it is: an escape that JSON lacks, or that was cut off."""
+        """Returns the unchanged rest after the last whole character: an invalid escape, or one that was cut off."""
         assert self._pending is not None
         return "" if self._pending.startswith('"') else self._END.sub("", self._pending)
 

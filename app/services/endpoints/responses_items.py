@@ -1,7 +1,7 @@
-"""The input of a Responses request as chat messages.
+"""Translates the input of a Responses request into chat messages.
 
-The API has one item for each part of a turn of the model: reasoning, message, call. Chat has one message for the turn,
-and after it the outputs of its calls, in the order of the calls. Templates of models fail on anything else.
+The API has one item for each part of a model's turn: reasoning, message, call. Chat has one message for the turn,
+followed by the outputs of its calls, in the order of the calls. Models' templates fail on any other order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from app.services.endpoints.responses_tools import Tools
 
 _ROLES = ("user", "system", "developer")
 
-# What stands for an image in the text of a tool's output; the image itself follows in a message of the user.
+# Replaces an image in the text of a tool's output; the image itself follows in a user message.
 _IMAGE_NOTE = "[The image is in the next message of the user.]"
 
 
 class _Turn:
-    """One turn of the model: what it thought and said, its calls, and their outputs once they have come."""
+    """One turn of the model: its reasoning and texts, its calls, and their outputs once they have arrived."""
 
     def __init__(self) -> None:
         self.reasoning: list[str] = []
@@ -51,30 +51,30 @@ class Conversation:
     """Collects the items of an input.
 
     Args:
-        tools: those of the request, for the names of their functions; tools in the input are added to them.
+        tools: the request's tools, for the names of their functions; tools in the input are added to them.
 
     Attributes:
-        dropped: the names of the fields that were left out.
+        dropped: the names of the removed fields.
     """
 
     def __init__(self, tools: Tools) -> None:
         self.dropped: dict[str, None] = {}
         self._tools = tools
         self._parts: list[_Turn | dict[str, Any]] = []
-        self._turn: _Turn | None = None  # The turn to which the next part of a turn belongs.
-        # The calls without an output, by their id. Some models number the calls of each turn from zero.
+        self._turn: _Turn | None = None  # The turn that the next part belongs to.
+        # Calls without an output, by id. Some models number the calls of each turn from zero.
         self._waiting: defaultdict[str, deque[tuple[_Turn, int, str]]] = defaultdict(deque)
 
     def add_message(self, role: str, content: Any) -> None:
-        """Adds a message that is none of the model."""
+        """Adds a message that is not the model's."""
         self._turn = None
         self._parts.append({"role": role, "content": content})
 
     def add_item(self, item: Any, place: str) -> None:
-        """Adds one item of the input; `place` is its place in the request, for messages.
+        """Adds one item of the input; `place` is its path in the request, for error messages.
 
         Raises:
-            BadRequest: it is malformed, or of a type that chat has no counterpart for.
+            BadRequest: it is malformed, or its type has no counterpart in chat.
         """
         if not isinstance(item, dict):
             raise make_parameter_error(place, "be an object with a `type` or a `role`")
@@ -144,7 +144,7 @@ class Conversation:
         self._tools.add(item["tools"], f"{place}.tools")
 
     def _get_turn(self) -> _Turn:
-        """Returns the turn that is being put together; an output or a message of another role has ended the last."""
+        """Returns the current turn, or a new one if an output or a message of another role has ended the last."""
         if self._turn is None:
             self._turn = _Turn()
             self._parts.append(self._turn)

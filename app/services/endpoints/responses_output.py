@@ -24,7 +24,7 @@ from app.services.endpoints.usage import read_usage
 
 
 def make_logprobs(tokens: list[Any] | None) -> list[dict[str, Any]]:
-    """Returns the log probabilities of tokens; those that lack the token or its number are left out."""
+    """Returns the log probabilities of tokens; entries without the token or its number are left out."""
     return [
         {**_make_logprob(token), "top_logprobs": [_make_logprob(each) for each in _filter(token.get("top_logprobs"))]}
         for token in _filter(tokens)
@@ -49,13 +49,13 @@ def _make_logprob(token: dict[str, Any]) -> dict[str, Any]:
 
 
 class OutputItem:
-    """One item of the output, as far as it has come.
+    """One item of the output, as far as received.
 
     Args:
-        kind: what it is.
+        kind: its kind.
         item_id: its id.
         call: the call, if it is one.
-        tool: the tool that is called.
+        tool: the called tool.
     """
 
     def __init__(self, kind: ItemKind, item_id: str, call: CallHead | None = None, tool: Tool | None = None) -> None:
@@ -84,7 +84,7 @@ class OutputItem:
         return self.text if self.custom_input is None else self.custom_input.get_arguments()
 
     def make_parts(self) -> list[dict[str, Any]]:
-        """Returns the parts of its content, of which there is one."""
+        """Returns the parts of its content; there is exactly one."""
         if self.kind is ItemKind.REASONING:
             return [{"type": "reasoning_text", "text": self.text}]
         return [{"type": "output_text", "text": self.text, "annotations": [], "logprobs": self._logprobs}]
@@ -113,12 +113,12 @@ class Output:
     """Collects the items of an output; it is an `ItemSink`.
 
     Args:
-        context: that of the request.
-        request_id: the gateway's id of the request, of which the ids of the items are made.
+        context: the context of the request.
+        request_id: the gateway's id of the request, from which the ids of the items are made.
 
     Attributes:
-        items: the items that have been ended.
-        opened: how many items have been opened; a call that was cut is opened, and never ended.
+        items: the ended items.
+        opened: the number of opened items; a call that was cut is opened but never ended.
         finish_reason: chat's finish reason, which must be set before the last items are closed.
     """
 
@@ -129,7 +129,7 @@ class Output:
         self._context = context
         self._hex = to_hex(request_id)
         self._item: OutputItem | None = None
-        self._half = ""  # Half of a character, which ended the last piece.
+        self._half = ""  # Half of a surrogate pair at the end of the last piece.
 
     def open_item(self, kind: ItemKind, call: CallHead | None) -> None:
         """Begins an item."""
@@ -158,7 +158,7 @@ class Output:
             self._add(item, text, make_logprobs(logprobs) if logprobs and self._context.wants_logprobs else [])
 
     def _join_halves(self, text: str) -> str:
-        """Returns a text without halves of characters, which strict parsers refuse; one at the end waits for more."""
+        """Returns a text without half surrogate pairs, which strict parsers refuse; one at the end waits for more."""
         text, self._half = self._half + text, ""
         if "\ud800" <= text[-1:] < "\udc00":
             text, self._half = text[:-1], text[-1]
@@ -168,10 +168,10 @@ class Output:
         item.add(text, logprobs)
 
     def close_item(self, *, is_last: bool) -> None:
-        """Ends the open item, unless it is a call that was cut: agents run each call that has ended.
+        """Ends the open item, unless it is a call that was cut: agents execute every ended call.
 
         Raises:
-            UpstreamError: the arguments of a call have no end, although the output was not cut.
+            UpstreamError: the arguments of a call are incomplete, although the output was not cut.
         """
         item = self._item
         assert item is not None
@@ -187,7 +187,7 @@ class Output:
         self._end(item, "incomplete" if is_cut and is_last and item.tool is None else "completed")
 
     def _is_part(self, item: OutputItem, tool: Tool, *, is_cut: bool) -> bool:
-        """Returns whether only a part of a call has come; `is_cut` says whether the whole output was cut."""
+        """Returns whether only part of a call has arrived; `is_cut` tells whether the whole output was cut."""
         if is_cut:
             return not is_json_object(item.arguments)
         if is_open_json(item.arguments):
@@ -201,7 +201,7 @@ class Output:
         self.items.append(item.make(status))
 
     def _finish_text(self, item: OutputItem) -> str:
-        """Returns what the arguments or the input of a call still lack."""
+        """Returns the missing end of a call's arguments or input."""
         if item.custom_input is not None:
             return item.custom_input.finish()
         return "{}" if item.tool is not None and not item.text else ""
@@ -212,11 +212,11 @@ def translate_response(response: dict[str, Any], context: ResponseContext, reque
 
     Args:
         response: the completion, normalised.
-        context: that of the request.
+        context: the context of the request.
         request_id: the gateway's id of the request.
 
     Raises:
-        UpstreamError: it has more than a thousand tool calls, or one whose arguments have no end.
+        UpstreamError: it has more than a thousand tool calls, or one with incomplete arguments.
     """
     output = Output(context, request_id)
     sequence = OutputSequence(output)

@@ -15,17 +15,17 @@ from app.services.endpoints.responses_tools import Tools
 from app.services.endpoints.roles import hoist_instructions
 from app.services.endpoints.translation import Translated
 
-# Fields that refer to what OpenAI stores, with what to do instead.
+# Fields that refer to data stored at OpenAI, with what to do instead.
 _STORED = {
     "previous_response_id": "Send the whole conversation in `input`, as SDKs and agents do without `store`.",
     "conversation": "Send the whole conversation in `input`.",
     "prompt": "Send the text of the prompt in `instructions` or `input`.",
 }
 
-# Fields that have no counterpart in chat and do not change the text: they are left out, and named.
+# Fields without a counterpart in chat that do not change the text: they are left out, and named.
 _LEFT_OUT = ("client_metadata", "context_management", "include", "max_tool_calls", "service_tier", "stream_options")
 
-# Fields of chat under the names that they have here.
+# Names in this API → names in chat.
 _CHAT_NAMES = {
     "messages": "input",
     "max_tokens": "max_output_tokens",
@@ -35,7 +35,7 @@ _CHAT_NAMES = {
     "functions": "tools",
 }
 
-# Everything that is read below; all other fields are the provider's own, and pass.
+# All fields that are read below; other fields are the provider's own, and pass.
 _READ = frozenset(
     {
         *_STORED,
@@ -108,7 +108,7 @@ def translate_request(body: dict[str, Any], fields: ResponsesBody) -> Translated
         fields: its documented fields.
 
     Raises:
-        BadRequest: the request needs something that OpenAI stores, or has a part without a counterpart in chat.
+        BadRequest: the request needs data stored at OpenAI, or has a part without a counterpart in chat.
     """
     _raise_if_stored(body, fields)
     tools = Tools()
@@ -160,7 +160,7 @@ def _raise_if_stored(body: dict[str, Any], fields: ResponsesBody) -> None:
 
 
 def _translate_input(fields: ResponsesBody, conversation: Conversation) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns the messages with all leading instructions in one system message, and what was changed for it."""
+    """Returns the messages with all leading instructions in one system message, and the changes made for that."""
     if isinstance(fields.input, str):
         conversation.add_message("user", fields.input)
     else:
@@ -176,7 +176,7 @@ def _translate_input(fields: ResponsesBody, conversation: Conversation) -> tuple
 
 
 def _find_left_out(body: dict[str, Any], fields: ResponsesBody) -> list[str]:
-    """Returns the names of the fields that the request has and that are not passed on."""
+    """Returns the names of the request's fields that are not passed on."""
     found = [name for name in _LEFT_OUT if body.get(name)]
     if set(map(str, fields.include or ())) <= {*_WITHOUT_EFFECT, _INCLUDED_LOGPROBS}:
         found = [name for name in found if name != "include"]
@@ -233,7 +233,7 @@ def _refuse_format() -> NoReturn:
 
 
 def _add_effort(chat: dict[str, Any], fields: ResponsesBody) -> list[str]:
-    """Adds the effort of reasoning, and returns what was changed of it. No provider has OpenAI's level `minimal`."""
+    """Adds the reasoning effort, and returns changes to it. No provider has OpenAI's level `minimal`."""
     effort = fields.reasoning.effort if fields.reasoning is not None else None
     if effort is None:
         return []

@@ -1,4 +1,4 @@
-"""Writes the stream of a response in the Responses API from the chunks of a chat stream."""
+"""Writes a Responses stream from the chunks of a chat stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.services.endpoints.responses_output import Output, OutputItem
 from app.services.endpoints.stream_summary import Usage
 from app.services.endpoints.usage import merge_usages, read_usage
 
-# The events that add to an item and that end what was added, and the field that holds the whole of it.
+# The events that add to an item, the events that end the added content, and the field with the whole content.
 _EVENTS = {
     ItemKind.REASONING: (b"response.reasoning_text.delta", b"response.reasoning_text.done", "text"),
     ItemKind.TEXT: (b"response.output_text.delta", b"response.output_text.done", "text"),
@@ -33,7 +33,7 @@ _EVENTS = {
 }
 _CUSTOM_EVENTS = (b"response.custom_tool_call_input.delta", b"response.custom_tool_call_input.done", "input")
 
-# The texts have no halves of characters, which it would refuse.
+# The texts have no half surrogate pairs, which it would refuse.
 _encode_text = msgspec.json.Encoder().encode
 
 
@@ -88,7 +88,7 @@ class ResponsesWriter(Output):
         self._number += 1
 
     def open_item(self, kind: ItemKind, call: CallHead | None) -> None:
-        """Begins an item, and writes the events that say so."""
+        """Begins an item, and writes the events for that."""
         super().open_item(kind, call)
         item = self._item
         assert item is not None
@@ -104,7 +104,7 @@ class ResponsesWriter(Output):
         self._delta_end = b',"logprobs":[]}\n\n' if kind is ItemKind.TEXT else b"}\n\n"
 
     def _add(self, item: OutputItem, text: str, logprobs: list[dict[str, Any]]) -> None:
-        # Called for nearly every chunk, so what is the same for all deltas of an item is made once.
+        # Called for nearly every chunk, so the constant part of an item's deltas is built once.
         item.add(text, logprobs)
         end = b',"logprobs":%b}\n\n' % encode(logprobs) if logprobs else self._delta_end
         self._written.append(
@@ -140,7 +140,7 @@ class ResponsesWriter(Output):
         return self._take_written()
 
     def fail(self, error: GatewayError) -> bytes:
-        """Returns the event for `error`. Its response has the items that were complete; an open one is not ended."""
+        """Returns the event for `error`. Its response has the completed items; an open one is not ended."""
         if not self._number:
             self._begin()
         shown = {"code": _get_code(error), "message": _get_message(error)}
@@ -159,7 +159,7 @@ def _get_events(item: OutputItem) -> tuple[bytes, bytes, str]:
 
 
 def _get_code(error: GatewayError) -> str:
-    """Returns the code that agents read: they do not retry for a prompt that is too long, or without quota."""
+    """Returns the code for agents, which do not retry for a prompt that is too long, or without quota."""
     if error.code == "context_length_exceeded":
         return error.code
     if isinstance(error, UpstreamSuspended):
@@ -170,7 +170,7 @@ def _get_code(error: GatewayError) -> str:
 
 
 def _get_message(error: GatewayError) -> str:
-    """Returns the message, for a limit with the pause in the words in which agents look for it."""
+    """Returns the message; for a limit, with the pause in the words that agents look for."""
     if error.status == 429 and error.retry_after_s is not None:
         return f"{error.message} Please try again in {max(1, round(error.retry_after_s))}s."
     return error.message

@@ -19,7 +19,7 @@ from app.services.endpoints.tool_names import add_hash, shorten_name
 # Characters that providers refuse in the name of a function.
 _REFUSED_CHARACTERS = re.compile(r"[^a-zA-Z0-9_-]")
 
-# Between a namespace and the name of its tool, as in MCP clients.
+# Separates a namespace from the name of its tool, as in MCP clients.
 _SEPARATOR = "__"
 
 _CHOICES = frozenset({"auto", "none", "required"})
@@ -39,7 +39,7 @@ class Tool(msgspec.Struct, frozen=True):
 
     Attributes:
         name: its name.
-        namespace: that of its namespace; None if it is in none.
+        namespace: the name of its namespace; None without one.
         is_custom: whether its input is free text.
     """
 
@@ -52,9 +52,9 @@ class Tools:
     """The tools of one request.
 
     Attributes:
-        shown: the tools in the form of the request, without those that were left out.
+        shown: the tools in the form of the request, except those that were left out.
         functions: the same as functions of a chat request, in the same order.
-        left_out: the types of those that only OpenAI's servers run.
+        left_out: the types of the tools that only OpenAI's servers run.
     """
 
     def __init__(self) -> None:
@@ -65,10 +65,10 @@ class Tools:
         self._by_name: dict[tuple[str | None, str], str] = {}
 
     def add(self, tools: list[Any], path: str) -> None:
-        """Adds a list of tools; `path` is its place in the request, for messages.
+        """Adds a list of tools; `path` is its path in the request, for error messages.
 
         Raises:
-            BadRequest: a tool has no name, or the same name as another, or is no object.
+            BadRequest: a tool has no name or a duplicate one, or is not an object.
         """
         for position, tool in enumerate(tools):
             place = f"{path}[{position}]"
@@ -113,21 +113,21 @@ class Tools:
         return name if name not in self._by_function else add_hash(name, f"{tool.namespace} {tool.name}")
 
     def find_function(self, name: str, namespace: str | None) -> str:
-        """Returns the name of the function for a tool, also for one that the request no longer has."""
+        """Returns the name of the function for a tool, even for one that the request no longer has."""
         return self._by_name.get((namespace, name)) or make_function_name(name, namespace)
 
     def find_tool(self, function: str) -> Tool:
-        """Returns the tool that a function stands for; a function by its own name if the model invented it."""
+        """Returns the tool for a function; if the model invented the function, a tool with the function's own name."""
         return self._by_function.get(function) or Tool(function)
 
     def make_choice(self, choice: Any) -> tuple[Any, list[dict[str, Any]]]:
-        """Returns `tool_choice` of a chat request, and the functions that it leaves to the model.
+        """Returns `tool_choice` of a chat request, and the functions among which it lets the model choose.
 
         Args:
             choice: a name, or an object that names one tool or several.
 
         Raises:
-            BadRequest: it names no tool of this request.
+            BadRequest: it does not name a tool of this request.
         """
         if isinstance(choice, str) and choice in _CHOICES:
             self._raise_if_nothing_to_call(choice)
@@ -160,7 +160,7 @@ class Tools:
         return mode, functions
 
     def _find_functions(self, choice: Any) -> Iterator[str]:
-        """Yields the functions for the tools that an element of `tool_choice` names."""
+        """Yields the functions for the tools named by an element of `tool_choice`."""
         if not isinstance(choice, dict):
             return
         name, namespace = choice.get("name"), choice.get("namespace")
@@ -190,14 +190,14 @@ def _get_name(tool: dict[str, Any], place: str) -> str:
 
 
 def make_function_name(name: str, namespace: str | None) -> str:
-    """Returns a name that providers accept for a function; the same tool has the same name in every request."""
+    """Returns a name for a function that providers accept; the same tool has the same name in every request."""
     full = name if namespace is None else f"{namespace}{_SEPARATOR}{name}"
     safe = _REFUSED_CHARACTERS.sub("_", full)
     return shorten_name(full) if safe == full else add_hash(safe, full)
 
 
 def _make_function(tool: dict[str, Any], name: str, *, is_custom: bool) -> dict[str, Any]:
-    """Returns a function made of the fields that every provider knows, because some refuse all others."""
+    """Returns a function with only the fields that every provider knows, because some refuse all others."""
     function: dict[str, Any] = {"name": name}
     description = tool.get("description")
     description = description if isinstance(description, str) else ""
@@ -210,7 +210,7 @@ def _make_function(tool: dict[str, Any], name: str, *, is_custom: bool) -> dict[
 
 
 def _describe_format(form: Any) -> str:
-    """Returns a sentence on the grammar of a custom tool's input, which no provider enforces."""
+    """Returns a sentence about the grammar of a custom tool's input, which no provider enforces."""
     if not isinstance(form, dict) or form.get("type") != "grammar":
         return ""
     return f"The input must follow this {form.get('syntax')} grammar:\n{form.get('definition')}"

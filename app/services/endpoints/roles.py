@@ -1,8 +1,8 @@
-"""Where instructions stand in a conversation: one rule for all APIs and all their names for instructions.
+"""The place of instructions in a conversation: one rule for all APIs and all their names for instructions.
 
-Chat templates of open models accept a system message at the beginning only, and prompt caches keep the longest equal
+Chat templates of open models accept a system message only at the beginning, and prompt caches keep the longest equal
 beginning. So the instructions before the first response become one system message at the beginning, and later ones
-become text of the user in their place.
+become user text at their position.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _INSTRUCTIONS = ("developer", "system")
 def replace_developer_role(
     messages: list[dict[str, Any]], omit: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns the messages without the role `developer`, and what was changed, as in "messages[].role=…".
+    """Returns the messages without the role `developer`, and the changes, as in "messages[].role=…".
 
-    Messages without this role are returned as they are, even if they have a system message in an odd place: a model
+    Messages without this role are returned unchanged, even if they have a system message at an odd position: a model
     may accept that, and the caller chose it.
 
     Args:
-        messages: those of a chat request.
-        omit: gets the names of the fields that were left out.
+        messages: the messages of a chat request.
+        omit: gets the names of the removed fields.
     """
     if all(message.get("role") != "developer" for message in messages):
         return messages, []
@@ -37,11 +37,11 @@ JOINED = "messages[].role=system->joined"
 def hoist_instructions(
     messages: list[dict[str, Any]], omit: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Returns chat messages with one system message at most, at the beginning, and what was changed.
+    """Returns chat messages with at most one system message, at the beginning, and the changes.
 
     Args:
-        messages: those of a chat request, which are not changed.
-        omit: gets the names of the fields that were left out.
+        messages: the messages of a chat request; they are not changed.
+        omit: gets the names of the removed fields.
 
     Returns:
         The messages, and the changes as in "messages[].role=developer->system"; JOINED if a system message was joined

@@ -1,4 +1,4 @@
-"""The summary of a response: the model, the usage, the finish reasons, and when its events arrived."""
+"""The summary of a response: the model, the usage, the finish reasons, and the arrival times of its events."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """The tokens of one request as the provider counts them; None if it does not say.
+    """The tokens of one request as counted by the provider; None for a number that it does not state.
 
     Attributes:
-        prompt_tokens: all of the prompt, cached tokens included.
-        completion_tokens: all of the output, reasoning included.
-        cached_tokens: those of the prompt that came from the provider's cache.
-        reasoning_tokens: those of the output that were reasoning.
-        cost_usd: what the provider says that the request cost; most say nothing.
+        prompt_tokens: the whole prompt, including cached tokens.
+        completion_tokens: the whole output, including reasoning.
+        cached_tokens: the prompt tokens from the provider's cache.
+        reasoning_tokens: the output tokens that were reasoning.
+        cost_usd: the cost that the provider states; most state none.
     """
 
     prompt_tokens: int | None = None
@@ -26,14 +26,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 class ResponseSummary(NamedTuple):
-    """The summary of a whole response; None where the response does not say.
+    """The summary of a whole response; None for a value that it does not state.
 
     Attributes:
         model: the model that responded, as the provider names it.
-        finish_reason: that of the first choice.
-        usage: what the provider counted.
-        output_tokens_estimate: if the usage lacks the completion tokens, or there is none.
-        failure: the part that says that the provider failed while it generated, for example a choice.
+        finish_reason: the finish reason of the first choice.
+        usage: the provider's counts.
+        output_tokens_estimate: an estimate if the usage lacks the completion tokens, or there is no usage.
+        failure: the part that reports a failure of the provider during generation, for example a choice.
     """
 
     model: str | None
@@ -50,16 +50,16 @@ class StreamSummary:
         model: the model that responds, as the provider names it.
         usage: the last usage that arrived.
         finish_reason: the first one that arrived.
-        choices_expected: how many choices must finish at least.
+        choices_expected: the least number of choices that must finish.
         begun, finished: the indexes of the choices that have begun, and of those that have their finish reason.
         is_done: whether the end marker came after everything was complete.
-        events: events that are part of the response; comments and the end marker are not counted.
+        events: the number of events that are part of the response; comments and the end marker are not counted.
         output_events: events with output of the model, which estimate the completion tokens if no usage arrives.
-        bytes_received: bytes of the stream that have arrived.
+        bytes_received: the bytes of the stream that have arrived.
         bytes_sent: bytes that were sent to the client.
-        first_output_s, last_output_s: when the first and the last event with output arrived.
+        first_output_s, last_output_s: the arrival times of the first and the last event with output.
         longest_gap_s: the longest time between two arrivals.
-        last_arrival_s, last_sent_s: when bytes last arrived, and when bytes were last sent to the client.
+        last_arrival_s, last_sent_s: the times of the last arrival of bytes, and of the last sending to the client.
     """
 
     __slots__ = (

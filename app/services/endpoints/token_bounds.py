@@ -1,8 +1,8 @@
-"""The most tokens that a request can be billed for, as far as its body tells; limits reserve them before it is sent.
+"""Upper bounds of the tokens that a request can be billed for, by its body; limits reserve them before it is sent.
 
-The prompt is bounded by its bytes: a token of today's vocabularies stands for at least one byte of a text, so the JSON
-that is sent, in which every text, name and schema stands, has at least as many bytes as the prompt has tokens. The
-model's template adds a constant. Pictures and sounds have no such bound, and fill the context at most.
+The bytes of the prompt are its bound: in today's vocabularies a token stands for at least one byte of text, so the JSON
+that is sent, which includes every text, name and schema, has at least as many bytes as the prompt has tokens. The
+model's template adds a constant. Images and audio have no such bound, and fill at most the context.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from typing import Any
 
 from app.services.endpoints.prompts import read_prompts
 
-# What templates of chat add at most beside the messages: a system prompt of their own, and how to call tools. That of
-# each message is shorter than the JSON around it.
+# The most tokens that chat templates add besides the messages: a system prompt of their own, and instructions for
+# calling tools. The additions for a message are shorter than the JSON around it.
 _TEMPLATE_TOKENS = 1_024
-# Marks of the beginning and the end, and the instructions that rerankers put around each document.
+# Tokens for the beginning and the end, and for the instructions that rerankers put around each document.
 _TOKENS_PER_PROMPT = 8
 _TOKENS_PER_DOCUMENT = 160
 
 _TEXT_PARTS = frozenset({"text", "refusal", "thinking", "reasoning"})
-# Fields that some servers know besides the documented ones, and that are no texts or repeat texts at will.
+# Undocumented fields known to some servers that are not texts, or that repeat texts any number of times.
 _UNBOUNDED_FIELDS = frozenset({"chat_template", "images", "multi_modal_data", "prompt_embeds", "prompt_template"})
 
 
-# A chat request without these asks for one output of `max_tokens`, and parts of contents alone may lack a bound.
+# A chat request without these asks for one output of `max_tokens`, and only parts of contents may lack a bound.
 _UNUSUAL_FIELDS = _UNBOUNDED_FIELDS | {"n", "best_of", "max_completion_tokens"}
 
 
-# What bounds the tokens of a request, in a plain tuple, because each request under limits makes one:
-#   the most prompt tokens; None if nothing bounds them
-#   how many texts are generated; 0 at an endpoint that generates none
-#   the most tokens of all of them together; None if nothing bounds them
-#   whether the body says so, and not only the model's context
+# Bounds of a request's tokens, in a plain tuple, because each request under limits makes one:
+# the most prompt tokens; None without a bound
+# the number of generated texts; 0 at an endpoint that generates none
+# the most tokens of all of them together; None without a bound
+# whether the body states the bound, and not only the model's context
 TokenBounds = tuple[int | None, int, int | None, bool]
 
 
@@ -42,7 +42,7 @@ def bound_chat_tokens(body: dict[str, Any], content_bytes: int, context_length: 
     Args:
         body: the body for a provider, before it is written in the provider's own form.
         content_bytes: the length of the JSON that is sent.
-        context_length: how many tokens the model's context has; None if that is not known.
+        context_length: the tokens in the model's context; None if not known.
     """
     most = body.get("max_tokens")
     if most and context_length is not None and 0 < most <= context_length and _UNUSUAL_FIELDS.isdisjoint(body):
@@ -101,7 +101,7 @@ def _has_bounded_fields(body: dict[str, Any]) -> bool:
 
 
 def _is_text_part(part: Any) -> bool:
-    # A server may take a part without a type for what its other fields say.
+    # A server may classify a part without a type by its other fields.
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in _TEXT_PARTS)
 
 
@@ -111,9 +111,9 @@ def _count_outputs(body: dict[str, Any]) -> int:
 
 
 def _add_output(prompt: int | None, outputs: int, body: dict[str, Any], context_length: int | None) -> TokenBounds:
-    """Returns the bounds with that of the outputs, for each of which the greater of the body's two limits counts.
+    """Returns the bounds including the outputs. For each output the greater of the body's two limits counts.
 
-    Servers generate a token where only the prompt's own are asked for.
+    Servers generate a token even if only the prompt's own tokens are requested.
     """
     first, second = body.get("max_tokens"), body.get("max_completion_tokens")
     if first is None and second is None:

@@ -1,4 +1,4 @@
-"""Estimates the tokens of a chat request with its tools and images, where no provider counts them."""
+"""Estimates the tokens of a chat request, including tools and images, for use when no provider counts them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from app.lenient_json import encode
 
 # English text and code have 3.5 to 4 bytes per token in today's vocabularies, Chinese about 3.5.
 _BYTES_PER_TOKEN = 3.7
-# The role of a message and its separators.
+# The tokens for the role of a message and its separators.
 _TOKENS_PER_MESSAGE = 4
-# Models count 300 to 3,000, depending on the size, which is not looked at.
+# Models count 300 to 3,000, depending on the size, which is not examined.
 _TOKENS_PER_IMAGE = 1_000
 
 

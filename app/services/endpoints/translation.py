@@ -1,4 +1,4 @@
-"""Translation of an endpoint that no provider serves: its requests become those of an endpoint that they do.
+"""Translation of an endpoint that no provider serves: its requests become those of an endpoint that they serve.
 
 A translated endpoint is made from the record of the other one, as in
 `dataclasses.replace(CHAT, path="/v1/…", body=…, translation=…, errors=…)`. It keeps the other's `name`, so routing,
@@ -16,13 +16,13 @@ from app.errors import GatewayError
 
 @dataclass(slots=True)
 class Translated:
-    """A request in the form of the other endpoint.
+    """A request in the other endpoint's form.
 
     Attributes:
         body: the body for the other endpoint; the client's body is not changed.
-        dropped: the names of the fields that have no counterpart, for the header x-gateway-dropped-params.
-        applied: what was changed otherwise, for x-gateway-applied-params, as in "messages[].role=system->user".
-        context: what the translation needs for the response, for example the tools' original names.
+        dropped: the names of the fields without a counterpart, for the header x-gateway-dropped-params.
+        applied: the other changes, for x-gateway-applied-params, as in "messages[].role=system->user".
+        context: data for translating the response, for example the tools' original names.
     """
 
     body: dict[str, Any]
@@ -32,7 +32,7 @@ class Translated:
 
 
 class EventWriter(Protocol):
-    """Writes the stream of one translated response, in the order of the calls.
+    """Writes the stream of one translated response; its methods are called in the order of the stream.
 
     Attributes:
         heartbeat: the bytes for the client while the provider is silent; SDKs must accept them at any time.
@@ -41,7 +41,7 @@ class EventWriter(Protocol):
     heartbeat: bytes
 
     def write(self, data: bytes) -> bytes:
-        """Returns the events for one chunk of the other endpoint; none (b"") if the client learns nothing from it.
+        """Returns the events for one chunk of the other endpoint; none (b"") if it has nothing for the client.
 
         Args:
             data: the data of an event of the kind CONTENT or USAGE. It has been observed, and repaired if necessary.
@@ -55,12 +55,12 @@ class EventWriter(Protocol):
         """Returns the last events of a complete stream.
 
         Raises:
-            UpstreamError: what has come cannot be translated; the stream is then ended with `fail`.
+            UpstreamError: the received output cannot be translated; the stream is then ended with `fail`.
         """
         ...
 
     def fail(self, error: GatewayError) -> bytes:
-        """Returns the event that tells the client of `error`, which ended the stream early."""
+        """Returns the event that reports `error`, which ended the stream early, to the client."""
         ...
 
 
@@ -75,10 +75,10 @@ class Translation(Protocol):
         Args:
             body: the client's body.
             fields: its documented fields, validated: a Struct of the type `Endpoint.body`.
-            get_header: a name in lower case → the value of that header of the client's request, or None.
+            get_header: maps a lower-case name to the value of that header of the client's request, or to None.
 
         Raises:
-            BadRequest: the request has something that the other endpoint cannot express.
+            BadRequest: the request has a part that the other endpoint cannot express.
         """
         ...
 
@@ -87,7 +87,7 @@ class Translation(Protocol):
 
         Args:
             response: the other endpoint's, normalised.
-            context: that of the translated request.
+            context: the context of the translated request.
             request_id: the gateway's id of the request.
 
         Raises:

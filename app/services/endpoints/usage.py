@@ -1,4 +1,4 @@
-"""Reads the `usage` of a chat completion or chunk field by field, whatever a provider wrote there."""
+"""Reads the `usage` of a chat completion or chunk field by field, in any form that providers send."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_PLAUSIBLE_TOKENS = 10**9
 # The same in USD: a million tokens of the dearest model cost some hundred.
 MAX_PLAUSIBLE_USD = 1_000_000
 
-# Where a usage states what the request cost.
+# The field of a usage that states the cost of the request.
 COST_FIELD = "estimated_cost"
 
 # A larger number has more digits than this, and Python refuses to convert a text of thousands of digits.
@@ -22,7 +22,7 @@ _MAX_DIGITS = 10
 
 
 def read_usage(raw: Any) -> Usage | None:
-    """Returns what is readable of a decoded `usage`; None if that is nothing. It never raises.
+    """Returns the readable part of a decoded `usage`; None if there is none. It never raises.
 
     A number that is implausible (negative, fractional, above MAX_PLAUSIBLE_TOKENS, true or false) is unknown, and the
     others are kept. A part that is greater than its total is unknown too.
@@ -41,7 +41,7 @@ def read_usage(raw: Any) -> Usage | None:
 
 
 def merge_usages(before: Usage | None, usage: Usage) -> Usage:
-    """Returns a usage that came later in a stream; what it lacks is kept from the one before."""
+    """Returns a later usage of a stream; numbers that it lacks are kept from the earlier one."""
     if before is None or (usage.prompt_tokens is not None and usage.completion_tokens is not None):
         return usage
     return Usage(*(old if new is None else new for old, new in zip(_values(before), _values(usage), strict=True)))
@@ -52,9 +52,9 @@ def _values(usage: Usage) -> tuple[Any, ...]:
 
 
 def read_input_usage(raw: Any) -> Usage | None:
-    """Returns the usage of a response for which nothing was generated: it has no completion tokens, and that is known.
+    """Returns the usage of a response for which nothing is generated: its completion tokens are known to be 0.
 
-    `total_tokens` stands for the prompt's where only it is stated.
+    `total_tokens` counts as the prompt's if it is the only number.
     """
     usage = read_usage(raw) or Usage()
     prompt = usage.prompt_tokens
@@ -69,14 +69,14 @@ def _read_part(details: Any, name: str, total: int | None) -> int | None:
 
 
 def _read_cost(value: Any) -> float | None:
-    """Returns an amount in USD; None if it is none that a request can cost."""
+    """Returns an amount in USD; None for a value that no request can cost."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_PLAUSIBLE_USD:
         return None
     return float(value)
 
 
 def _read_count(value: Any) -> int | None:
-    """Returns a number of tokens, also one written as 12.0 or "12"; None if it is not a plausible one."""
+    """Returns a number of tokens, even if written as 12.0 or "12"; None if it is not plausible."""
     if isinstance(value, str):
         value = int(value) if value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS else None
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,8 +1,8 @@
-"""Reads and writes responses that consist of vectors, without parsing the numbers where that can be avoided.
+"""Reads and writes responses that consist of vectors, without parsing the numbers if that can be avoided.
 
 A hundred vectors of 4,096 numbers are six megabytes. Parsing and writing all of them takes a worker 60 ms, during which
-its streams stand still. So a response is cut where its vectors begin and end, only what is left is parsed, and the
-vectors pass as the bytes that they are. Those that must be converted are converted a few at a time.
+its streams stand still. So a response is cut at the beginnings and ends of its vectors, only the rest is parsed, and
+the vectors pass as their original bytes. Vectors that must be converted are converted a few at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.yielding import PASS_S, with_pauses
 _BEGIN = re.compile(rb'"embedding"\s*:\s*["\[]')
 _QUOTE, _BACKSLASH = b'"\\'
 
-# A place is written where a vector was cut out. No vector in base64 begins with this character.
+# The placeholder for a vector that was cut out. No vector in base64 begins with this character.
 _PLACE = "#"
 
 # Converting this much text takes half a millisecond, on a slow machine one. Base64 of as many bytes holds four times as
@@ -37,7 +37,7 @@ _encode_floats = msgspec.json.Encoder().encode
 
 
 class _Span(msgspec.Struct, gc=False):
-    """Where a vector is in a response, whether it is in base64, and whether it holds nothing that its form lacks."""
+    """A vector's position in a response, whether it is base64, and whether its contents are valid in that form."""
 
     start: int
     end: int
@@ -46,11 +46,11 @@ class _Span(msgspec.Struct, gc=False):
 
 
 class VectorResponse(dict[str, Any]):
-    """A response as JSON values, in which a string stands for each vector.
+    """A response as JSON values, with a string in place of each vector.
 
     Attributes:
         content: the response as it was received.
-        is_changed: whether the values differ from the content, so that it cannot be sent as it is.
+        is_changed: whether the values differ from the content, so that it cannot be sent unchanged.
     """
 
     def __init__(self, values: dict[str, Any], content: bytes, spans: list[_Span]) -> None:
@@ -60,7 +60,7 @@ class VectorResponse(dict[str, Any]):
         self._spans = spans
 
     def has_vector(self, item: dict[str, Any]) -> bool:
-        """Returns whether an entry has a vector, or something in its place that may be one."""
+        """Returns whether an entry has a vector, or a value in its place that may be one."""
         return isinstance(item.get("embedding"), str | list)
 
     def get_vector(self, item: dict[str, Any]) -> bytes:
@@ -76,12 +76,12 @@ class VectorResponse(dict[str, Any]):
         return None
 
     def has_form(self, item: dict[str, Any], *, is_packed: bool) -> bool:
-        """Returns whether the vector of an entry has the form that was asked for, and can pass as it is."""
+        """Returns whether an entry's vector has the requested form and can pass unchanged."""
         span = self._get_span(item)
         return span is not None and span.is_plain and span.is_packed is is_packed
 
     def can_pass(self, *, is_packed: bool) -> bool:
-        """Returns whether the content can be sent as it is: it is unchanged, and all vectors have the right form."""
+        """Returns whether the content can be sent unchanged: no value differs, and all vectors have the right form."""
         if self.is_changed or any(not span.is_plain or span.is_packed is not is_packed for span in self._spans):
             return False
         return [item["embedding"] for item in self["data"]] == [f"{_PLACE}{at}" for at in range(len(self._spans))]
@@ -106,7 +106,7 @@ def decode_vectors(content: bytes) -> Any:
 
 
 def _cut(content: bytes) -> tuple[list[_Span], bytes]:
-    """Returns where the vectors are, and the rest of the document with a place in the stead of each."""
+    """Returns the positions of the vectors, and the rest of the document with a placeholder for each."""
     spans: list[_Span] = []
     pieces: list[bytes] = []
     done = at = 0
@@ -115,7 +115,7 @@ def _cut(content: bytes) -> tuple[list[_Span], bytes]:
         start, is_packed = at - 1, content[at - 1] == _QUOTE
         end = content.find(b'"' if is_packed else b"]", at) + 1
         if not end or (is_packed and content[end - 2] == _BACKSLASH):
-            continue  # The parser finds the end, or that there is none.
+            continue  # The parser finds the end, or reports that there is none.
         pieces += (content[done:start], f'"{_PLACE}{len(spans)}"'.encode())
         spans.append(_Span(start, end, is_packed, is_packed or _has_only_numbers(content, at, end)))
         done = at = end
@@ -123,10 +123,10 @@ def _cut(content: bytes) -> tuple[list[_Span], bytes]:
 
 
 def _has_only_numbers(content: bytes, start: int, end: int) -> bool:
-    """Returns whether what stands from `start` to `end - 1` is not empty, and has no null, false, NaN, infinity, text.
+    """Returns whether the range from `start` to `end - 1` is not empty and has no null, false, NaN, infinity or text.
 
-    Each of these has one of three characters. Searching for each takes a twentieth of the time of looking at all
-    characters, and the vector is in the processor's cache. A list in the list is no JSON once its end is cut off.
+    Each of these contains one of three characters. Searching for each takes a twentieth of the time of examining all
+    characters, and the vector is in the processor's cache. A list in the list is invalid JSON once its end is cut off.
     """
     find = content.find
     return end - start > 1 and find(b"n", start, end) < 0 and find(b"a", start, end) < 0 and find(b'"', start, end) < 0
@@ -137,10 +137,10 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
 
     Args:
         response: the response; its entries are `data`, each with a vector.
-        as_base64: whether the vectors are to be little-endian 32-bit floats in base64, or else lists of numbers.
+        as_base64: whether to return the vectors as little-endian 32-bit floats in base64, or as lists of numbers.
 
     Raises:
-        ValueError: a vector is none, or has something that is no finite number.
+        ValueError: a vector is invalid, or contains a value that is not a finite number.
     """
     if response.can_pass(is_packed=as_base64):
         return response.content
@@ -149,7 +149,7 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
     convert = _to_base64 if as_base64 else _to_numbers
     at_once = max(1, _SLICE_BYTES * len(items) // (len(response.content) * (1 if as_base64 else _DENSITY)))
     if all(have_form):
-        at_once = len(items)  # Copying takes next to no time.
+        at_once = len(items)  # Copying takes almost no time.
     else:
         time.sleep(PASS_S)  # Receiving and cutting the response took a moment too.
     pieces: list[bytes] = []
@@ -164,7 +164,7 @@ def encode_vectors(response: VectorResponse, *, as_base64: bool) -> bytes:
             b"}",
         ]
     rest = {name: value for name, value in response.items() if name != "data"}
-    # Joined, because an encoder that writes megabytes lets nobody else run for milliseconds.
+    # Joined, because an encoder that writes megabytes keeps others from running for milliseconds.
     content = b"".join([encode(rest)[:-1], b',"data":', *pieces, b"]}"])
     if not all(have_form):
         time.sleep(PASS_S)  # Sending it takes a moment again.
@@ -185,7 +185,7 @@ def _to_numbers(vector: bytes) -> bytes:
 
 
 def _read(vector: bytes) -> Sequence[float]:
-    """Returns the numbers of a vector in either form; raises ValueError if there are none, or not only finite ones."""
+    """Returns the numbers of a vector in either form; raises ValueError if there are none, or not all are finite."""
     try:
         if vector.startswith(b'"'):
             packed = a2b_base64(msgspec.json.decode(vector), strict_mode=True)
@@ -194,7 +194,7 @@ def _read(vector: bytes) -> Sequence[float]:
             numbers = _decode_floats(vector)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, struct.error) as error:
         raise ValueError("a vector is not a list of numbers") from error
-    # A sum of finite numbers is finite, because an embedding's are far from the largest that there is.
+    # A sum of finite numbers is finite here, because the numbers of embeddings are far from the largest float.
     if not numbers or not math.isfinite(sum(numbers)):
         raise ValueError("a vector has no numbers, or some that are not finite")
     return numbers

@@ -1,8 +1,8 @@
-"""The state of the gateway and of what it depends on: checks, readiness, and the gauges for Prometheus.
+"""The state of the gateway and its dependencies: checks, readiness, and the gauges for Prometheus.
 
 checks.py     the list of checks for `/ready`
 readiness.py  whether this process should get requests
-gauges.py     the state of this worker as metrics; book_gauges.py  whether the records balance
+gauges.py     the state of this worker as metrics; book_gauges.py  whether the ledger is balanced
 settings_report.py  the settings, without secrets
 workers.py    the state of this worker for the registry, and the report on all workers
 """

@@ -1,4 +1,4 @@
-"""The gauges that need the database: whether the records balance, and how many workers are missing."""
+"""The gauges that need the database: whether the ledger is balanced, and how many workers are missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from app.metrics import make_gauge
 from app.runtime import Component, Runtime, get_component
 from app.services.journal import Balance, select_balance
 
-# Two statements, which read some rows of sums. An imbalance stays until somebody acts, so a minute is soon enough.
+# Two statements that read some rows of sums. An imbalance stays until somebody acts, so a minute is soon enough.
 INTERVAL_S = 60.0
 
 
 class _Gauges:
-    """The gauges, which prometheus_client allows to be made only once in a process."""
+    """The gauges; prometheus_client allows only one instance per process."""
 
     def __init__(self) -> None:
         self.balanced = make_gauge(
@@ -34,7 +34,7 @@ _get_gauges = cache(_Gauges)
 
 
 class BookGauges(Component):
-    """Writes them every minute, in a thread of its own, because the other gauges must not wait for the database."""
+    """Updates them every minute in its own thread, because the other gauges must not wait for the database."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -51,7 +51,7 @@ class BookGauges(Component):
             self._closed.wait(INTERVAL_S)
 
     def update(self) -> None:
-        """Writes them now. While the database is away they keep their values; other gauges say that it is."""
+        """Updates them now. While the database is away they keep their values; other gauges report the outage."""
         try:
             _get_gauges().set(select_balance())
         except Exception as error:
@@ -64,5 +64,5 @@ class BookGauges(Component):
 
 
 def start_book_gauges() -> None:
-    """Starts the updates of this process. A worker calls it once, after the fork."""
+    """Starts the updates of this process. Called once per worker, after the fork."""
     get_component(BookGauges).start()

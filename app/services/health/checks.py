@@ -1,4 +1,4 @@
-"""The checks of what the gateway depends on, for `/ready`. app/server/boot_checks.py has those before the start."""
+"""The checks of the gateway's dependencies for `/ready`. app/server/boot_checks.py has the checks before the start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.services.journal import get_journal_status
 from app.services.keys import GRACE_S, get_keys_state
 from app.services.models import get_catalog_states
 
-# A load balancer asks every few seconds and waits only some, so a database that takes longer counts as unavailable.
+# A load balancer asks every few seconds and waits only a few, so a slower database counts as unavailable.
 _DATABASE_TIMEOUT_S = 1.0
 
 
@@ -35,9 +35,9 @@ class Finding:
     """The result of a check.
 
     Attributes:
-        state: what was checked, as `/ready` shows it.
-        problem: what is wrong and what to do about it, in one sentence; None if nothing is.
-        blocks: what the gateway may not do because of the problem: start ("boot") or serve ("requests").
+        state: the checked state, in the form of `/ready`.
+        problem: the problem and its remedy, in one sentence; None if there is none.
+        blocks: the action that the problem forbids: to start ("boot") or to serve ("requests").
     """
 
     state: Any = None
@@ -50,8 +50,8 @@ class Check:
     """One check.
 
     Attributes:
-        name: what it is about; a field of Readiness.
-        run: runs it and returns what it found; cheap enough for each request to `/ready`.
+        name: its subject; a field of Readiness.
+        run: runs it and returns the finding; cheap enough for each request to `/ready`.
     """
 
     name: str
@@ -62,7 +62,7 @@ def _check_database() -> Finding:
     """Checks that the database answers and is migrated.
 
     An unavailable database blocks nothing: requests are journaled, and the key from the environment works. Refusing
-    requests would turn an outage of the accounting into an outage of the gateway. An address that cannot work before
+    requests would turn an outage of the accounting into an outage of the gateway. An address that cannot work until
     someone corrects it blocks the start.
     """
     if get_settings().database_url is None:
@@ -80,10 +80,10 @@ def _check_database() -> Finding:
 
 
 def explain_database_error(error: Exception, setting: str = "DATABASE_URL") -> Finding:
-    """Returns what it means that no connection could be made.
+    """Returns the meaning of a failure to connect.
 
     Args:
-        error: what SQLAlchemy or the driver raised.
+        error: the exception of SQLAlchemy or the driver.
         setting: the setting that has the address.
     """
     state = DatabaseState(reachable=False, schema=None)
@@ -93,7 +93,7 @@ def explain_database_error(error: Exception, setting: str = "DATABASE_URL") -> F
 
 
 class DatabaseCheck(Component):
-    """Checks the database for many callers at once with one query, because anybody may ask for `/ready`."""
+    """Checks the database with one query for many simultaneous callers, because anybody may request `/ready`."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -102,7 +102,7 @@ class DatabaseCheck(Component):
         self._finding = Finding()
 
     def run(self) -> Finding:
-        """Returns what a check found that began after this call."""
+        """Returns the finding of a check that began after this call."""
         asked_s = time.monotonic()
         with self._lock:
             if self._begun_s < asked_s:
@@ -112,7 +112,7 @@ class DatabaseCheck(Component):
 
 
 def check_database() -> Finding:
-    """Checks that the database answers and is migrated, once for all who ask meanwhile."""
+    """Checks that the database answers and is migrated, once for all simultaneous callers."""
     return get_component(DatabaseCheck).run()
 
 
@@ -125,9 +125,9 @@ def _check_journal() -> Finding:
 
 
 def _check_keys() -> Finding:
-    """Checks that the keys of users can be checked. It blocks requests only if no key at all works.
+    """Checks that users' keys can be checked. It blocks requests only if no key at all works.
 
-    Before the first query there is no problem: each key is looked up.
+    Before the first query there is no problem, because each key is looked up.
     """
     state = get_keys_state()
     if state.database_up is not False and state.doubt is None:

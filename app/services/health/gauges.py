@@ -1,6 +1,6 @@
 """The gauges for Prometheus: the state of this worker, written every few seconds.
 
-They pull from other packages, so they are here and not in `app/metrics.py`, into which other packages push.
+They pull from other packages, so they are here and not in `app/metrics.py`, which other packages push to.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from app.services.limits import get_outstanding
 from app.services.models import get_catalog_states
 from app.services.providers import PROVIDERS
 
-# Prometheus scrapes every 15 s or more; a gauge is at most this much older than the scrape.
+# Prometheus scrapes every 15 s or more; a gauge is older than the scrape by at most this.
 UPDATE_INTERVAL_S = 5.0
 
 
 class _Gauges:
-    """The gauges, which prometheus_client allows to be made only once in a process."""
+    """The gauges; prometheus_client allows only one instance per process."""
 
     def __init__(self) -> None:
         self.live_requests = make_gauge("gateway_live_requests", "Requests being served.", "livesum", ["stream"])
@@ -56,13 +56,13 @@ class _Gauges:
         )
 
 
-# Made at the first use and not at import: a gauge is a file of its process, and the process that runs the checks before
-# the start must not create one.
+# Created at the first use and not at import: a gauge is a file of its process, and the process that runs the checks
+# before the start must not create one.
 _get_gauges = cache(_Gauges)
 
 
 class GaugeUpdater(Component):
-    """Writes the state of this worker every few seconds, so that a scrape that another worker serves includes it."""
+    """Writes the state of this worker every few seconds, so that a scrape served by another worker includes it."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -87,7 +87,7 @@ class GaugeUpdater(Component):
 
 
 def start_gauges() -> None:
-    """Starts the updates of this process's gauges. A worker calls it once, after the fork."""
+    """Starts the updates of this process's gauges. Called once per worker, after the fork."""
     get_component(GaugeUpdater).start()
     start_book_gauges()
 

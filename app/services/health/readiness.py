@@ -1,4 +1,4 @@
-"""Readiness: whether this process should get requests, and the state of what it depends on."""
+"""Readiness: whether this process should get requests, and the state of its dependencies."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def get_readiness(*, with_hosts: bool = False) -> Readiness:
-    """Returns the state of this process, from the checks that `/ready` shows.
+    """Returns the state of this process, from the checks for `/ready`.
 
-    Args:
+    with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask too often.
         with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask often.
     """
     findings = {check.name: check.run() for check in CHECKS}
@@ -66,14 +66,14 @@ def get_readiness(*, with_hosts: bool = False) -> Readiness:
 
 def _select_hosts() -> list[HostReport] | None:
     try:
-        with time_limit(_HOSTS_TIMEOUT_S):  # Readers of statistics may be before it, and load balancers wait only some.
+        with time_limit(_HOSTS_TIMEOUT_S):  # Statistics may be ahead of it, and load balancers wait only some.
             return select_host_reports()
     except DatabaseError:
         return None
 
 
 class _LastAnswer(Component):
-    """What `/ready` of this process answered last.
+    """The last answer of this process's `/ready`.
 
     Attributes:
         ready: as in `Readiness`.
@@ -83,7 +83,7 @@ class _LastAnswer(Component):
 
 
 def note_readiness(readiness: Readiness) -> None:
-    """Logs that `/ready` begins to answer otherwise than before: load balancers ask it too often for a line each."""
+    """Logs that the answer of `/ready` has changed; load balancers ask too often for a line each."""
     last = get_component(_LastAnswer)
     if readiness.ready == last.ready:
         return

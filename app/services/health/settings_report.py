@@ -1,4 +1,4 @@
-"""The settings of this process as an operator may see them: secrets only as set or not, and where each comes from."""
+"""The settings of this process as an operator may see them: secrets only as set or not, and the source of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from app.runtime import get_settings
 
 Source = Literal["environment", ".env.local", ".env", "default"]
 
-# Addresses that may have a secret in their path or query: only the host is shown.
+# Addresses that may have a secret in their path or query; only the host is shown.
 _SECRET_PATHS = ("LIMITS_WEBHOOK",)
 _HIDDEN = "•••"
 
@@ -46,7 +46,7 @@ class SettingReport(msgspec.Struct, frozen=True, kw_only=True):
 def get_setting_reports() -> list[SettingReport]:
     """Returns all settings, in their order in `.env`.
 
-    If the files are not valid now, nothing counts as changed; if one cannot be read, every source is "default".
+    If the files are invalid now, nothing counts as changed; if one cannot be read, every source is "default".
     """
     settings = get_settings()
     sources: Mapping[str, Source] = {}
@@ -59,7 +59,7 @@ def get_setting_reports() -> list[SettingReport]:
     reports = []
     for row in fields(Settings):
         name, value, default = row.metadata["name"], getattr(settings, row.name), row.metadata["default"]
-        # The file that comes with the gateway has the defaults.
+        # The file that is shipped with the gateway has the defaults.
         is_default = default is not None and value == row.metadata["parse"](name, default)
         source: Source = sources.get(name, "default")
         reports.append(

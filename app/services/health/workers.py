@@ -1,7 +1,7 @@
-"""The state of each worker, as it tells it, and the report on all of them.
+"""Each worker's report of its state, and the report on all workers.
 
 A worker writes its state into its row of the registry with every sign of life (`services/journal/registration.py`),
-because a request reaches one worker only, and circuit breakers, lists of models and keys are each worker's own.
+because a request reaches only one worker, and each worker has its own circuit breakers, lists of models and keys.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from app.services.keys import KeysState, get_keys_state
 from app.services.models import CatalogState, get_catalog_states
 from app.shutdown import is_draining
 
-# The most workers that the report lists, and the most models that a worker names.
+# The most workers in the report, and the most models that a worker names.
 MAX_LISTED = 200
 MAX_MODELS = 20
 
-# A worker that missed two signs of life may be gone, so its breakers are not counted any more.
+# A worker that missed two signs of life may be gone, so its breakers no longer count.
 _CURRENT_FOR = timedelta(seconds=30)
 
-# The checks that only look into memory. That of the database would ask it.
+# The checks that only read memory. The check of the database would query it.
 _OWN_CHECKS = ("keys", "journal")
 
 
@@ -128,12 +128,12 @@ def get_worker_state() -> WorkerState:
 
 def encode_worker_state() -> bytes:
     """Returns the state of this process as JSON that PostgreSQL accepts."""
-    # PostgreSQL's text has no NUL character, and an error's message may quote one.
+    # PostgreSQL's text cannot store NUL, and an error message may quote one.
     return msgspec.json.encode(get_worker_state()).replace(b"\\u0000", b"\\ufffd")
 
 
 def select_workers_report() -> Workers:
-    """Returns the workers that live, with the state of each, in two statements.
+    """Returns the live workers, with the state of each, in two statements.
 
     Raises:
         DatabaseError: the database is unavailable or slow.

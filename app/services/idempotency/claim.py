@@ -1,4 +1,4 @@
-"""One request with an Idempotency-Key: it claims the key, finds what was answered before, and keeps its own answer."""
+"""One request with an Idempotency-Key: it claims the key, finds an earlier answer, or keeps its own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from app.services.idempotency.answer import MAX_ANSWER_BYTES, KeptAnswer, decode
 from app.services.idempotency.cipher import KeyCipher, Unreadable
 from app.services.idempotency.store import AnswerStore
 
-# As at Stripe. A UUID has 36.
+# The same as Stripe's. A UUID has 36.
 _MAX_CHARACTERS = 255
-# After which an SDK looks again whether the first request has its answer.
+# How long an SDK waits before it checks again whether the first request has its answer.
 _RETRY_AFTER_S = 2.0
 
 
@@ -31,7 +31,7 @@ class Claim:
         self._key_id, self._request_id, self._path = key_id, request_id, path
 
     def open(self, content: bytes) -> KeptAnswer | None:
-        """Returns the answer that an earlier request got; None if this one is the first, and must be served.
+        """Returns the answer to an earlier request; None if this one is the first, and must be served.
 
         Args:
             content: the body.
@@ -79,17 +79,17 @@ class Claim:
 
 
 def make_claim(gateway_key: str, idempotency_key: str, *, key_id: str, request_id: str, path: str) -> Claim:
-    """Returns the claim of a request that has not been read yet; the database is asked when its body is known.
+    """Returns the claim of a request that has not been read yet; the database is asked once its body is known.
 
     Args:
-        gateway_key: the caller's key, as it was sent.
+        gateway_key: the caller's key, as sent.
         idempotency_key: the value of the header.
         key_id: the public id of the gateway key.
         request_id: the id of the request.
         path: the path of the endpoint.
 
     Raises:
-        BadRequest: the header is empty, too long, or has other characters than printable ones of ASCII.
+        BadRequest: the header is empty, too long, or has characters that are not printable ASCII.
     """
     text = idempotency_key.strip()
     if not text or len(text) > _MAX_CHARACTERS or not (text.isascii() and text.isprintable()):

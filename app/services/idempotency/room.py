@@ -1,9 +1,9 @@
-"""How many answers may be kept, and how many of one gateway key.
+"""Bounds on kept answers, in total and per gateway key.
 
 Nothing is evicted: a request whose kept answer is gone would be paid for again. So further requests are refused when
-there is no room, and no gateway key may take more than half of it. A worker asks what there is each ten seconds, and
-sooner after it has added a part of the room itself; it counts its own in between. So the bounds may be exceeded by what
-is being served, and by that part for each of the other workers.
+there is no room, and no gateway key may take more than half of it. A worker reads the totals every ten seconds, and
+sooner after it has added a certain part of the room itself; in between it counts its own answers. So the bounds may be
+exceeded by running requests, and by that part for each of the other workers.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from app.db import Database
 from app.db.kept_answers import delete_expired_answers, select_sums
 
 _READ_S = 10.0
-# It also asks again once it has added this part of the room.
+# It also reads the totals again once it has added this part of the room.
 _READ_PART = 1 / 64
-# How many gateway keys must be full for all to be.
+# The number of gateway keys that fill all of the room.
 _KEYS = 2
 
 
 class Room:
-    """The kept answers, as this worker knows them.
+    """The kept answers as this worker knows them.
 
     Args:
-        database: has the answers.
-        rows: how many answers may be kept.
-        bytes: how many bytes they may have.
+        database: the database with the answers.
+        rows: the most answers that may be kept.
+        bytes: the most bytes that they may have.
     """
 
     def __init__(self, database: Database, rows: int, bytes: int) -> None:
@@ -37,7 +37,7 @@ class Room:
         self._added = 0, 0
 
     def add(self, key_id: str, rows: int, bytes: int) -> None:
-        """Counts what this worker has added for a gateway key, or, below 0, deleted."""
+        """Counts what this worker has added for a gateway key or, if below 0, deleted."""
         used = self._used.get(key_id, (0, 0))
         self._used[key_id] = used[0] + rows, used[1] + bytes
         self._added = self._added[0] + rows, self._added[1] + bytes
@@ -53,7 +53,7 @@ class Room:
         if self._read_s is None or has_added or now_s - self._read_s >= _READ_S:
             self._read(now_s)
             if self._is_full(key_id):
-                delete_expired_answers(self._engine)  # Else that is done once an hour.
+                delete_expired_answers(self._engine)  # Otherwise that is done once an hour.
                 self._read(now_s)
         return self._is_full(key_id)
 

@@ -1,4 +1,4 @@
-"""The kept answers in the database: claims, answers, and writes that must be made later; room.py has the bounds."""
+"""The kept answers in the database: claims, answers, and delayed writes; room.py has the bounds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from app.runtime import Component, Runtime
 from app.services.idempotency.answer import MAX_ANSWER_BYTES
 from app.services.idempotency.room import Room
 
-# How long a request waits for the database; statements take milliseconds.
+# How long a request waits for the database, in seconds; statements take milliseconds.
 _TIME_LIMIT_S = 3.0
-# Between a claim and a look at the row that kept it from being made, that row may have been deleted.
+# Between a failed claim and reading the row in its way, that row may have been deleted.
 _TRIES = 5
 
 # Above PostgreSQL's statement_timeout, after which an abandoned statement has ended.
@@ -38,7 +38,7 @@ _WRITE_BYTES = 1_024
 
 
 class _Write(NamedTuple):
-    """A write that failed, and is made again from `due_s` on, by the monotonic clock; `bytes` of memory wait for it."""
+    """A failed write, to be repeated from `due_s` on, by the monotonic clock; `bytes` of memory wait for it."""
 
     due_s: float
     bytes: int
@@ -58,10 +58,10 @@ class AnswerStore(Component):
         self._is_closed = False
 
     def claim(self, id: bytes, key_id: str, request_id: str, body_digest: bytes) -> FoundAnswer | None:
-        """Claims an id for a request, or returns what there is of an earlier one.
+        """Claims an id for a request, or returns the row of an earlier one.
 
         Raises:
-            Unavailable: the database is away, or has as many answers as it may.
+            Unavailable: the database is away, or has the most answers allowed.
         """
         settings = self.settings
         claim = NewClaim(id, key_id, request_id, body_digest, self.runtime.worker_id, settings.idempotency_hours)
@@ -103,7 +103,7 @@ class AnswerStore(Component):
         self._write(0, lambda: delete_claim(self._engine, id, request_id))
 
     def _write(self, bytes: int, carry_out: Callable[[], None]) -> bool:
-        """Makes a write at once or later; returns False if there is no room for it to wait."""
+        """Executes a write now or later; returns False if there is no room for it to wait."""
         try:
             with time_limit(_TIME_LIMIT_S):
                 carry_out()
@@ -142,7 +142,7 @@ class AnswerStore(Component):
                 return  # The others would wait as long.
 
     def close(self) -> None:
-        """Makes the writes that wait, if the database is there, and ends the thread."""
+        """Executes the waiting writes, if the database is available, and ends the thread."""
         self._is_closed = True
         self._write_due(float("inf"))
 

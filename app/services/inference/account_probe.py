@@ -1,6 +1,6 @@
 """Asks a provider, in the background, whether it refuses the gateway's own key or account.
 
-Callers choose what is sent to models, and the responses to the gateway's own request do not depend on that.
+Callers choose what is sent to models, but they have no influence on the response to the gateway's own request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from app.logs import log_event
 from app.runtime import Component, Runtime
 from app.services.providers import PROVIDERS, Provider, ProviderClients
 
-# A provider is asked at most this often, and may take this long to respond, in seconds.
+# The shortest pause between two probes of a provider, and the longest wait for its response, in seconds.
 PAUSE_S = 30.0
 _TIMEOUT_S = 10.0
 
@@ -59,6 +59,6 @@ class AccountProbes(Component):
 
 
 def _is_refusal(error: UpstreamError) -> bool:
-    # With 403 a provider may mean only this path, for which the key has no permission.
+    # A 403 may mean only that the key has no permission for this path.
     is_key_refused = isinstance(error, UpstreamAuthenticationFailed) and error.upstream_status == 401
     return is_key_refused or isinstance(error, UpstreamSuspended)

@@ -23,7 +23,7 @@ from app.services.routing import Target
 _MAX_SENT_HEADER_CHARACTERS = 256
 
 
-# `n` of a request that may be made a stream: in a stream of several choices, some providers leave out the usage.
+# `n` must be one of these for a stream to be requested: with several choices, some providers' streams lack the usage.
 _ONE = (None, 1)
 
 
@@ -38,17 +38,17 @@ class UpstreamRequest:
         body: the body before it was written in the provider's own form.
         stream: whether the provider is asked for a stream. The client may still get a whole response, made from it.
         show_usage: whether the client asked for the event that contains only usage.
-        service_tier: the requested tier, on which the price depends.
+        service_tier: the requested tier; the price depends on it.
         dropped: the names of the fields that were removed.
-        applied: what else was changed, as in "messages[].role=developer->system".
-        headers: the client's headers for the provider: which cache has the beginning of the conversation.
-        price: what limits reckoned with, so that the request is charged by the same price; None to look it up.
+        applied: the other changes, as in "messages[].role=developer->system".
+        headers: the client's headers for the provider; they tell which cache has the beginning of the conversation.
+        price: the price that the limits used and the charge must use too; None to look it up.
         prompt_tokens_estimate: an estimate for the record, used if the provider does not count tokens.
         fields: the client's documented fields, on which the form of the response may depend.
         support: how the provider serves the endpoint.
         choices_expected: how many choices must finish before a stream is complete.
-        first_byte_timeout_s: how long the target may be silent, in seconds, because there are others; None for as long
-            as UPSTREAM_FIRST_BYTE_TIMEOUT.
+        first_byte_timeout_s: how long the target may be silent, in seconds, while others remain; None for
+            UPSTREAM_FIRST_BYTE_TIMEOUT.
     """
 
     target: Target
@@ -91,8 +91,8 @@ def adapt(
         fields: its documented fields, validated.
         endpoint: the endpoint that was called.
         target: the provider and model to send it to.
-        get_header: a name in lower case → the value of that header of the client's request, or None.
-        translated: the request as it was translated, whose body takes the place of the client's; or None.
+        get_header: maps a lower-case name to the value of that header of the client's request, or to None.
+        translated: the translated request, whose body replaces the client's; or None.
         max_output_tokens: the most output tokens that the key may ask for; None for any number.
         prefers_stream: whether to ask for a stream although the client did not, if the response has one choice.
 

@@ -11,8 +11,8 @@ class Admission(Component):
     """Counts the requests that are being served.
 
     Attributes:
-        requests: how many there are.
-        streams: how many of them are streams for the client.
+        requests: the number of live requests.
+        streams: the number of live requests that are streams for the client.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -45,6 +45,6 @@ class Admission(Component):
 
 
 def get_live_requests() -> dict[bool, int]:
-    """Returns how many requests are being served, by whether they stream."""
+    """Returns how many requests are being served: whether they stream → their number."""
     admission = get_component(Admission)
     return {False: admission.requests - admission.streams, True: admission.streams}

@@ -1,7 +1,7 @@
 """The attempts of a request on its record: one entry for each time that it was sent, in order.
 
-A record has them only if there was more than one, or if one failed. Each names the provider and the model, the status,
-the error, how long it took, and the tokens and the cost that are known of it.
+A record has attempts only if there was more than one, or if one failed. Each entry has the provider and the model, the
+status, the error, the duration, and the tokens and the cost as far as they are known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from app.services.journal import ActivityRecord
 from app.services.routing import Target
 
-# The fields of a record that describe the attempt that was served, with their values before one is.
+# Record fields that describe the served attempt, with their initial values.
 _OF_AN_ATTEMPT: Mapping[str, Any] = {
     name: getattr(ActivityRecord("", "", "", ""), name)
     for name in (
@@ -40,21 +40,21 @@ _OF_AN_ATTEMPT: Mapping[str, Any] = {
     )
 }
 
-# Names of models that a caller wrote stand in a header, so they are shortened.
+# Callers choose model names, so names in the header are cut.
 _MAX_NAME_IN_HEADER = 60
 
 
 def open_attempt(record: ActivityRecord, target: Target) -> None:
-    """Adds an attempt that is about to be made, if others are on the record, unless it is there already.
+    """Adds an attempt that is about to be made, if the record has others and does not have this one yet.
 
-    So the record has it too if the client leaves or the worker is killed before it ends.
+    The entry stays on the record if the client leaves or the worker is killed before the attempt ends.
     """
     if record.attempts and not _is_open(record):
         _add(record, target.provider.name, target.model, None)
 
 
 def withdraw_attempt(record: ActivityRecord) -> None:
-    """Removes an attempt that was opened, because it is not made after all."""
+    """Removes an attempt that was opened but will not be made."""
     if _is_open(record):
         record.attempts.pop()
 
@@ -77,22 +77,22 @@ def end_attempt(
 
 
 def add_skipped(record: ActivityRecord, target: Target, code: str) -> None:
-    """Adds a target that was left out, because it cannot serve the request; it was sent nowhere."""
+    """Adds a target that was left out because it cannot serve the request; nothing was sent to it."""
     _add(record, target.provider.name, target.model, code)
 
 
 def add_missing(record: ActivityRecord, name: str, code: str) -> None:
-    """Adds the name of a model that has no target, beside others that have one; it was sent nowhere."""
+    """Adds a model name without a target, beside others that have one; nothing was sent."""
     _add(record, None, name, code)
 
 
 def fail_response(record: ActivityRecord, code: str, elapsed_s: float) -> None:
-    """Notes that the last attempt that was made, whose response had begun or which was left, has failed.
+    """Marks the last attempt that was made as failed, although its response had begun or it was abandoned.
 
     Args:
         record: the record of the request.
         code: the code or type of the error.
-        elapsed_s: how long it took until then, in seconds.
+        elapsed_s: how long the attempt took until it failed, in seconds.
     """
     attempt = _find_last(record)
     if attempt is not None:
@@ -105,12 +105,12 @@ def _add(record: ActivityRecord, provider: str | None, model: str, error: str | 
 
 
 def _is_open(record: ActivityRecord) -> bool:
-    """Returns whether the last attempt has been begun and not ended."""
+    """Returns whether the last attempt has begun and not ended."""
     return bool(record.attempts) and record.attempts[-1]["ms"] is None and record.attempts[-1]["error"] is None
 
 
 def _find_last(record: ActivityRecord) -> dict[str, Any] | None:
-    """Returns the last attempt that was made. Targets that were left out may stand after it."""
+    """Returns the last attempt that was made. Entries of targets that were left out may follow it."""
     made = (each for each in reversed(record.attempts) if each.get("ms") is not None or each["error"] is None)
     return next(made, None)
 
@@ -120,7 +120,7 @@ def _to_ms(elapsed_s: float) -> float:
 
 
 def set_aside(record: ActivityRecord) -> Decimal:
-    """Moves what the record says of a failed attempt to its entry, the last, so that another attempt can follow.
+    """Moves the result of a failed attempt from the record to its entry, the last, so that another attempt can follow.
 
     Returns:
         The known cost of the attempt, in USD.
@@ -133,11 +133,11 @@ def set_aside(record: ActivityRecord) -> Decimal:
 
 
 def close_attempts(record: ActivityRecord, spent_usd: Decimal, elapsed_s: float | None) -> None:
-    """Completes the record of a request with attempts: the last one's usage and error, and the cost of all.
+    """Completes the record of a request with attempts: usage and error of the last one, and the cost of all.
 
     Args:
         record: the record, with its outcome, its error and the usage of the last attempt.
-        spent_usd: what those before it are known to have cost.
+        spent_usd: the known cost of the attempts before the last one.
         elapsed_s: how long ago the last attempt began, in seconds; None if nothing was sent.
     """
     attempts = record.attempts

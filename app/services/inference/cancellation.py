@@ -21,7 +21,7 @@ from app.upstream import make_total_timeout
 
 
 class _Wait(AbstractContextManager[None]):
-    """The wait of one greenlet. A context manager made from a generator would cost four times as much per request.
+    """The wait of one greenlet. A generator-based context manager would cost four times as much per request.
 
     Attributes:
         is_over: whether the wait has ended, so that it may no longer be cancelled.
@@ -59,7 +59,7 @@ class _Wait(AbstractContextManager[None]):
     def cancel(self, reason: GatewayError) -> None:
         """Raises the reason in the waiting greenlet.
 
-        Runs in gevent's hub, so that no greenlet can run between the check of `is_over` and the throw.
+        Runs in gevent's hub, so no greenlet can run between the check of `is_over` and the throw.
         """
         if not self.is_over:
             self.greenlet.throw(reason)

@@ -1,4 +1,4 @@
-"""The most that a request can cost, which its budgets reserve before it is sent."""
+"""The highest possible cost of a request, which its budgets reserve before it is sent."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _DIGITS = 12
 _FINER: int = 10**_DIGITS
 _SCALES: tuple[int, ...] = tuple(10 ** (_DIGITS - digits) for digits in range(_DIGITS + 1))
 
-# In English text. Rates reserve by this estimate, and are settled with the real use.
+# For English text. Rates reserve by this estimate and are settled with the real use.
 _BYTES_PER_TOKEN = 4
 
-# Prices come from lists, which are replaced now and then, so they are looked up again after this many seconds.
+# Prices come from lists that are replaced now and then, so a price is looked up again after this many seconds.
 _QUOTE_S = 1.0
 _MAX_REMEMBERED = 4_096
 
-# The most that a request can cost, in 10^-12 USD, the most tokens that it can use, and the tokens that its rates
-# reserve; None where that is not known, as in `Ceiling`.
+# The highest cost of a request in 10^-12 USD, its highest number of tokens, and the tokens that its rates reserve; None
+# for one that is not known, as in `Ceiling`.
 Most = tuple[int | None, int | None, int | None]
 
 
@@ -39,10 +39,10 @@ class _Quote(msgspec.Struct, frozen=True):
     """The price of a target, looked up for all requests of the next moment.
 
     Attributes:
-        target, service_tier: what the price is of.
+        target, service_tier: the target and tier that the price is for.
         until_s: until when it holds, on the monotonic clock.
         price: the price; None if it is not known.
-        is_complete: whether it has a price of the output too, so that a bound of the tokens tells the cost.
+        is_complete: whether it includes a price for output, so that a bound on the tokens gives the cost.
         prompt, output, divisor: see `_make_rates`; 0, 0 and 1 without a price.
     """
 
@@ -56,7 +56,7 @@ class _Quote(msgspec.Struct, frozen=True):
     divisor: int
 
 
-# id of a target → its quote. A route has the same target for all its requests until a list changes.
+# Target id → quote. All requests of a route share its target until a list changes.
 _remembered: dict[int, _Quote] = {}
 
 
@@ -72,9 +72,9 @@ def _find_quote(request: UpstreamRequest, now_s: float) -> _Quote:
 
 
 def _make_rates(price: Price) -> tuple[int, int, int]:
-    """Returns what a token of the prompt and one of the output cost at most, and what divides them into 10^-12 USD.
+    """Returns the highest prices of a prompt token and of an output token, and the divisor that makes them 10^-12 USD.
 
-    The prompt's is the dearest of tokens in the provider's cache and others; the output's is 0 without such a price.
+    A prompt token has the higher of the cached and the uncached price; without a price for output, that price is 0.
     """
     dearest, output = max(price.prompt, price.input_cache_read or price.prompt), price.completion or Decimal(0)
     finest = ceil(dearest.scaleb(2 * _DIGITS)), ceil(output.scaleb(2 * _DIGITS))
@@ -87,9 +87,9 @@ def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int |
     """Returns the most that a request costs, in 10^-12 USD; None if the price or a bound is not known.
 
     Args:
-        price: of its tokens.
-        outputs: how many texts it generates.
-        prompt, output: the most tokens of its prompt, and of all its outputs.
+        price: its price per token.
+        outputs: the number of texts that it generates.
+        prompt, output: the most tokens in its prompt, and in all its outputs.
     """
     if price is None or (outputs and price.completion is None):
         return None
@@ -102,7 +102,7 @@ def _reckon(price: Price | None, outputs: int, prompt: int | None, output: int |
 
 
 def find_most(policy: Policy, endpoint: Endpoint, request: UpstreamRequest, now_s: float) -> Most:
-    """Returns the most that a request can use as it was adapted to its target, and keeps the price for the charge.
+    """Returns the most that an adapted request can use at its target, and keeps the price for the charge.
 
     Args:
         policy: the limits of the key.
@@ -137,7 +137,7 @@ def find_most(policy: Policy, endpoint: Endpoint, request: UpstreamRequest, now_
         _raise_if_needed(policy, endpoint, target, quote.price, outputs, cost, tokens, output)
     if not is_said:
         return cost, tokens, None
-    # The estimate of the record counts no tools, schemas and pictures.
+    # The record's estimate leaves out tools, schemas and pictures.
     sent //= _BYTES_PER_TOKEN
     if prompt is not None and sent > prompt:
         sent = prompt
@@ -155,7 +155,7 @@ def _raise_if_needed(
     tokens: int | None,
     output: int | None,
 ) -> None:
-    """Refuses a request of which a budget must know what is not known."""
+    """Refuses a request if a budget needs a cost or a number of tokens that is not known."""
     units = {budget.unit for subject in policy.subjects for budget in subject.budgets}
     if cost is None and "usd" in units and (price is None or (outputs and price.completion is None)):
         raise _make_unpriced(target)
@@ -170,10 +170,10 @@ def make_ceiling(policy: Policy, endpoint: Endpoint, request: UpstreamRequest) -
 
 
 def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: int | None) -> tuple[int, int]:
-    """Returns the most that a request can have cost and used whose provider did not say how much it was.
+    """Returns the highest cost and use of a request for which the provider reported no usage.
 
-    An estimate would not do: it misses what the provider adds to the prompt, and events may have many tokens each. A
-    client that breaks off its streams could then use much more than a budget has.
+    An estimate would be too low: it misses what the provider adds to the prompt, and an event may have many tokens. A
+    client that breaks off its streams could then use much more than its budget.
 
     Args:
         endpoint: the endpoint that was called.
@@ -181,7 +181,7 @@ def bound_usage(endpoint: Endpoint, request: UpstreamRequest, received_bytes: in
         received_bytes: how much of the stream has arrived; None if it was no stream.
 
     Returns:
-        10^-12 USD and tokens; 0 for what has no bound, which no budget needs then.
+        10^-12 USD and tokens; 0 where there is no bound, since then no budget needs one.
     """
     prompt, outputs, output, _ = endpoint.bound_tokens(
         request.body, len(request.content), request.target.context_length
@@ -201,7 +201,7 @@ def to_units(usd: str) -> int:
 
 
 def find_fitting(endpoint: Endpoint, request: UpstreamRequest, cost_room: int, token_room: int) -> int | None:
-    """Returns the output tokens with which a request would fit into what is left; None if with none.
+    """Returns the output tokens with which a request would fit into what is left; None if it would not fit with any.
 
     Args:
         endpoint: the endpoint that was called.
@@ -220,7 +220,7 @@ def find_fitting(endpoint: Endpoint, request: UpstreamRequest, cost_room: int, t
 
 
 def name_field(endpoint: Endpoint, error: LimitReached) -> None:
-    """Names the field of the caller's API in an error that says how many output tokens would fit."""
+    """Replaces `max_tokens` by the name in the caller's API, in an error that says how many tokens would fit."""
     field = endpoint.output_field
     if error.param == "max_tokens" and field not in (None, "max_tokens"):
         error.message, error.param = error.message.replace("max_tokens", str(field)), field

@@ -1,4 +1,4 @@
-"""The errors for a field `provider` that is an object and not a valid one."""
+"""Errors for a `provider` field that is an object but not a valid one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_choice_error(place: str, message: str) -> BadRequest:
 
     Args:
         place: the field at fault, as in "provider.sort".
-        message: what msgspec says of it.
+        message: msgspec's description of the mistake.
     """
     unknown = _UNKNOWN.search(message)
     if unknown is None:

@@ -5,11 +5,11 @@ its address (no connection). A breaker opens after a few failures in a row. Whil
 error at once, with the time to wait if waiting can help. Then one request is sent as a probe, and its success closes
 the breaker.
 
-A failure of the address concerns the whole provider. A refusal of the account or the key may concern only the model
-that was asked for, so it counts for that model: callers choose the names of models, and one caller must not take a
-provider from all others. So after a few of them the provider is asked with a request of the gateway's own
-(`Provider.probe`), and its breaker opens if it refuses that too, or if refusals come from two models and for two
-gateway keys. A provider without such a request needs one key only, if no other is in use there.
+A failure of the address concerns the whole provider. A refusal of the account or the key may concern only the requested
+model, so it counts for that model: callers choose model names, and one caller must not shut a provider off from all
+others. So after a few refusals the gateway sends the provider a request of its own (`Provider.probe`). The provider's
+breaker opens if that is refused too, or if refusals come from two models and for two gateway keys. For a provider
+without such a request one key is enough, if no other is in use there.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from app.runtime import Component, Runtime
 from app.services.inference.account_probe import AccountProbes
 from app.services.inference.billing import CONNECT_CODES
 
-# How many failures in a row open a breaker. A suspended account stays suspended between two requests; a refused key
-# may be a matter of permissions that change; and a single connection may fail for an unrelated reason.
+# The number of failures in a row that opens a breaker. A suspended account stays suspended between two requests; a
+# refused key may be a matter of permissions that change; and a single connection may fail for an unrelated reason.
 THRESHOLDS = {"account": 2, "key": 5, "connect": 5}
 
-# The classes of refusals that may concern only one model.
+# Classes of refusals that may concern only one model.
 REFUSALS = ("account", "key")
 
-# How many models and how many gateway keys must be refused before it is the provider's fault.
+# The number of models and of gateway keys that must be refused before the provider counts as the cause.
 _WITNESSES = 2
 
-# The first pause, and the longest after failed probes, in seconds. An operator who tops up an account or replaces a
-# key waits at most the longest pause until traffic resumes.
+# The first pause, and the longest after failed probes, in seconds. After an operator has topped up an account or
+# replaced a key, traffic resumes after the longest pause at the latest.
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 
-# How long the others wait for the result of a probe, in seconds. A slow model must not keep a breaker open.
+# The longest wait of other requests for the result of a probe, in seconds. A slow model must not keep a breaker open.
 PROBE_LIMIT_S = 20.0
 
-# A gateway key counts as in use at a provider for this long after its last request, in seconds.
+# A gateway key counts as in use at a provider until this many seconds after its last request.
 KEY_IN_USE_S = 600.0
 
-# Bounds the memory: callers choose the names of models. Beyond it, the oldest breaker of a model is forgotten.
+# A bound on memory, because callers choose model names. Beyond it, the oldest breaker of a model is forgotten.
 MAX_MODEL_BREAKERS = 1_000
 
 
@@ -55,9 +55,9 @@ class Breaker:
     """The state of one breaker; times on the monotonic clock, in seconds.
 
     Attributes:
-        failures: how many in a row, or since it opened.
+        failures: the number of failures in a row, or since it opened.
         models, keys: the first two models and gateway keys that met these failures.
-        probe_ends_s: until when other requests wait for the result of a probe; 0 without one.
+        probe_ends_s: the time until which other requests wait for the result of a probe; 0 without one.
     """
 
     failures: int = 0
@@ -83,15 +83,15 @@ class CircuitBreakers(Component):
     """The breakers of this process.
 
     Attributes:
-        breakers: those of whole providers, by provider and class of failure.
-        model_breakers: those of single models, by provider, model and class of failure; the oldest first.
+        breakers: the breakers of whole providers, by provider and class of failure.
+        model_breakers: the breakers of single models, by provider, model and class of failure; the oldest first.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.breakers: dict[tuple[str, str], Breaker] = {}
         self.model_breakers: dict[tuple[str, str, str], Breaker] = {}
-        # provider → gateway key → when it was last used there. The operator makes the keys, so they are few.
+        # Provider → gateway key → time of its last use there. Only the operator makes keys, so there are few.
         self._keys: dict[str, dict[str, float]] = defaultdict(dict)
         self._probes = runtime.get(AccountProbes)
 
@@ -131,7 +131,7 @@ class CircuitBreakers(Component):
                 yield found
         for kind in REFUSALS:
             found = self.model_breakers.get((provider, model, kind))
-            # A model that has refused one gateway key alone may refuse what only that caller sends.
+            # If a model has refused a single gateway key, the cause may be in that caller's requests.
             if found is not None and (key_id is None or key_id in found.keys or len(found.keys) >= _WITNESSES):
                 yield found
 
@@ -147,7 +147,7 @@ class CircuitBreakers(Component):
     def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
         """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # Whatever failed, this request is no probe any more. A failure of another class is no result of its probe.
+        # A failure of any class ends the probe. A failure of another class is not the result of the probe.
         was_probe = self._is_probing(provider, kind)
         model_was_probe = kind in REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
         self.release_probes(provider, model)
@@ -171,9 +171,9 @@ class CircuitBreakers(Component):
         return kind is not None and _is_probing(self.breakers.get((provider, kind)))
 
     def _is_proven(self, breaker: Breaker, provider: str, kind: str) -> bool:
-        """Returns whether the failures counted by a whole provider's breaker are the provider's."""
+        """Returns whether the failures counted by a whole provider's breaker are the provider's fault."""
         if kind in REFUSALS:
-            # Without a request of the gateway's own, a provider would never be found out while one key is in use.
+            # Without the gateway's own request, its breaker could never open while only one key is in use.
             can_ask = self._probes.can_ask(provider)
             keys_needed = _WITNESSES if can_ask else min(_WITNESSES, self._count_keys(provider))
             if len(breaker.models) < _WITNESSES or len(breaker.keys) < keys_needed:
@@ -244,7 +244,7 @@ def _open(breaker: Breaker, provider: str, kind: str, was_probe: bool, model: st
     breaker.open_until_s = time.monotonic() + breaker.pause_s
     breaker.is_open, breaker.probe_ends_s = True, 0.0
     if model is None:
-        # What keeps it open must be shown again: the next probe may be a request that this provider always refuses.
+        # The next probe may be a request that this provider always refuses, so the evidence must be collected again.
         breaker.failures = 0
         breaker.models.clear()
         breaker.keys.clear()

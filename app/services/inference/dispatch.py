@@ -20,17 +20,17 @@ from app.services.providers import ProviderClients
 from app.services.routing import Target, TargetHealth
 from app.upstream import Response
 
-# The pauses grow from here, each drawn evenly from zero to its bound ("full jitter": Brooker, "Exponential Backoff
-# and Jitter", AWS Architecture Blog, 2015), so that clients that failed together do not retry together.
+# Each pause is drawn evenly from zero to a growing bound ("full jitter": Brooker, "Exponential Backoff and Jitter", AWS
+# Architecture Blog, 2015), so that clients that failed together do not retry together.
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 4.0
 
-# If a provider asks for a longer pause, the client is told to wait instead. A wait in the gateway would count towards
-# MAX_LIVE_REQUESTS.
+# If a provider asks for a longer pause, the client is told to wait instead, because a wait in the gateway would count
+# towards MAX_LIVE_REQUESTS.
 LONGEST_RETRY_AFTER_S = 5.0
 
-# The pause that a client is asked for when the gateway gives up and the provider named none. The failure has outlasted
-# the gateway's own pauses, so the SDKs' first pause of 0.5 s would be too short.
+# The pause that the client is asked for when the gateway gives up and the provider named none. The failure has
+# outlasted the gateway's own pauses, so the SDKs' first pause of 0.5 s would be too short.
 PAUSE_AFTER_RETRIES_S = 2.0
 
 
@@ -95,7 +95,7 @@ class Dispatcher(Component):
 
 
 def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> bool:
-    """Notes a failed attempt, and returns whether the target is to be tried again, after the pause before it."""
+    """Records a failed attempt, waits if it is to be repeated, and returns whether it is."""
     attempts, limited = exchange.record.attempts, exchange.limited
     status, code = error.upstream_status, error.code or error.type
     end_attempt(exchange.record, target, status, code, time.monotonic() - exchange.attempt_started_s)
@@ -115,9 +115,9 @@ def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> 
 
 
 def _hold_another_ceiling(exchange: Exchange, limited: LimitedRequest) -> bool:
-    """Holds a further ceiling if the failed attempt may be billed; returns whether the limits have room for it.
+    """Holds another ceiling if the failed attempt may be billed; returns whether the limits have room for it.
 
-    The start of the request is then written again with the higher charge, in case that this worker is killed.
+    The start of the request is then written again with the higher charge, in case this worker is killed.
     """
     try:
         if limited.repeat(exchange.record):
@@ -141,8 +141,8 @@ def _get_pause_s(error: UpstreamError, attempts: int) -> float:
 def _may_retry(exchange: Exchange, error: UpstreamError, pause_s: float) -> bool:
     """Returns whether to send the request again.
 
-    A client that is itself retrying gets one attempt each time if the provider keeps responding with errors. So the
-    attempts of client and gateway add up (3 + 1 + 1 with the SDKs' defaults) and do not multiply (3 × 3).
+    A client that is itself retrying gets only one attempt per request if the provider keeps responding with errors. So
+    the attempts of client and gateway add up (3 + 1 + 1 with the SDKs' defaults) and do not multiply (3 × 3).
     """
     if exchange.record.client_retry and error.upstream_status is not None:
         return False

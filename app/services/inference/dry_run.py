@@ -1,6 +1,6 @@
-"""A dry run: what would become of a request, without sending, reserving or recording anything.
+"""A dry run: describes the outcome of a request without sending, reserving or recording anything.
 
-It takes the steps of the pipeline up to the sending, so what it says of a request is what the request would meet.
+It runs the pipeline's steps up to the sending, so a real request would meet the same outcome.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class DryRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Unreserved(LimitedRequest):
-    """A request that reserves nothing, but has to know the ceilings like any other."""
+    """Limits of a dry run: reserves nothing, but computes the ceilings like a real request."""
 
     __slots__ = ()
 
@@ -128,7 +128,7 @@ class DryRuns(Component):
         self._breakers = runtime.get(CircuitBreakers)
 
     def describe(self, exchange: Exchange, read_body: Callable[[], bytes]) -> DryRun:
-        """Returns what would become of a request. It has no record; `budgets` is left to the caller.
+        """Returns the outcome that a request would have. It has no record; the caller sets `budgets`.
 
         Args:
             exchange: the request; it ends here.
@@ -143,7 +143,7 @@ class DryRuns(Component):
         try:
             pipeline.admission.admit(exchange)
             if policy is not None:
-                # A binding without pots, so nothing is taken.
+                # A binding without pots, so nothing is taken from any.
                 exchange.limited = _Unreserved(cast(LimitWaiting, None), Binding(policy, [], [], []), [])
             body, fields = pipeline.read(exchange, read_body)
             requests = [pipeline.select(exchange, body, fields), *pipeline.selection.take_others(exchange)]

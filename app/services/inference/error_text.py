@@ -1,4 +1,4 @@
-"""The text of an error as the record keeps it: without secrets, and without the request's contents."""
+"""Error texts for the record: without secrets and without contents of the request."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from app.logs import redact
 from app.services.journal import MAX_MESSAGE_CHARACTERS
 
-# A value of the request follows each of these, as in "field: 'x', value: …" (Fireworks), "input_value=…" and "'input':
-# …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so its end cannot be found,
-# and everything after the mark is left out.
+# Each of these marks precedes a value of the request, as in "field: 'x', value: …" (Fireworks), "input_value=…" and
+# "'input': …" (pydantic, which other providers pass on) and "got '…'". A value may contain anything, so its end cannot
+# be found, and everything after the mark is left out.
 _QUOTED_INPUT = re.compile(
     r"(\b(?:input_)?value['\"]?\s?[:=]|\binput=|['\"]input['\"]\s?[:=]|\b(?:got|received)(?::|(?=\s?['\"`\[{(]))).+",
     re.IGNORECASE | re.DOTALL,
 )
 
-# A name in quotes is useful and shorter than this; a longer text is likely to be a message's content.
+# A quoted name is useful and shorter than this; a longer quote is likely to be message content.
 _LONG_QUOTE = re.compile(r"(['\"`])[^'\"`]{100,}\1")
 
-# Errors have at most 2,000 characters of a provider; the bound keeps the searches short whatever is passed.
+# Errors have at most 2,000 characters from a provider; this bound keeps the searches short for any input.
 _MAX_SEARCHED_CHARACTERS = 3_000
 
 

@@ -1,4 +1,4 @@
-"""The state of one inference request, and the one place where it ends.
+"""The state of one inference request, and the only code that finishes it.
 
 Code that acquires something for a request registers its release with `on_finish`. `finish` runs all releases once,
 however the request ends. Limits are the exception: their charge must be on the record before it is written, so `finish`
@@ -34,29 +34,29 @@ class Exchange:
         endpoint: the endpoint that was called.
         key_id: the public id of the caller's gateway key.
         client: the connection to the caller.
-        get_header: a name in lower case → the value of that header of the request, or None.
+        get_header: maps a lower-case name to the value of that header of the request, or to None.
         policy: the limits of the key; None without any.
         holder: the holder of the key; empty without one.
 
     Attributes:
-        record: what is known about the request so far.
+        record: the record of the request so far.
         request_id: its id, a UUID of version 7.
         settings: the settings of this process.
         started_s: when it began, on the monotonic clock.
         deadline_s: when it must be over, on the same clock.
         is_dry_run: whether it is only described, and sent nowhere.
-        is_started: whether the journal may have its start, so that it needs an end there.
-        is_sent: whether a provider may have received it. Until then it has cost nothing.
-        translated: the request as it was translated to another endpoint; None if the endpoint is served as it is.
+        is_started: whether the journal may have a start for it, which then needs an end.
+        is_sent: whether a provider may have received it. Until then it costs nothing.
+        translated: the request after its translation to another endpoint; None if its own endpoint is served directly.
         policy: as above.
-        limited: what the request holds of its limits; None without any, and before it was admitted.
+        limited: its reservations under its limits; None without limits, and before it is admitted.
         holder: as above.
         fallback: the targets that may still serve it; None if there is only one, and before it is routed.
         attempt_started_s: when it was last sent to a provider, on the monotonic clock.
-        served_from_s: from when its speed is measured: when it began or, after a target was given up, the next try.
+        served_from_s: the start for its speed: when it began or, after a target was given up, the next try.
         trace: the trace that it belongs to; None without one.
         spans: its spans; None if they are not exported.
-        spent_usd: what targets that were given up are known to have cost.
+        spent_usd: the known cost of the targets that were given up.
     """
 
     __slots__ = (
@@ -122,9 +122,9 @@ class Exchange:
         self._releases.append(release)
 
     def set_target(self, target: Target) -> None:
-        """Records to which target the request is sent next."""
+        """Records the target that the request is sent to next."""
         self.record.gateway = target.provider.name
-        # An unlisted model is recorded once the provider has served it.
+        # The model is recorded now only if it is listed; an unlisted one, once the provider has served it.
         self.record.model_served = target.model if target.is_listed else None
 
     def write_start(self) -> None:
@@ -139,7 +139,7 @@ class Exchange:
     def finish(self, outcome: str, status: int) -> None:
         """Ends the request: its final record is written and everything is released. Later calls change nothing.
 
-        A step that fails keeps no other from running: the record has what is known, and nothing stays reserved.
+        If a step fails, all others still run: the record has the known facts, and no reservation remains.
 
         Args:
             outcome: one of app.db.tables.OUTCOMES.
@@ -179,7 +179,7 @@ class Exchange:
             self.note_fault("attempts", error)
 
     def withdraw(self) -> None:
-        """Ends a request without a record of its own, because another record counts it. It must not be started.
+        """Ends a request without a record of its own, because another record counts it. It must not have been started.
 
         Everything is released. Later calls, also of `finish`, change nothing.
         """
@@ -202,17 +202,17 @@ class Exchange:
                 self.note_fault("release", error)
 
     def note_fault(self, step: str, error: Exception) -> None:
-        """Logs and counts a step of the request's end that failed by a mistake in the gateway. All others still run.
+        """Logs and counts a mistake of the gateway in a step that ends the request. All other steps still run.
 
         Args:
             step: "usage", "error", "charge", "attempts", "settle", "release" or "count".
-            error: what it raised.
+            error: the exception.
         """
         count_request_fault(step)
         log_event("request_step_failed", level="error", step=step, error=error, request_id=self.request_id)
 
 
-# Outcomes that are no failure, and statuses with which a provider refuses what a caller asks for.
+# Outcomes that are not failures, and statuses with which a provider refuses a caller's request.
 _QUIET_OUTCOMES = frozenset({"ok", "client_gone", "gateway_shutdown"})
 _CALLERS_STATUSES = frozenset({400, 402, 404, 413, 422, 429})
 

@@ -1,7 +1,7 @@
-"""The targets that one request may still be sent to, and after which failures another one is tried.
+"""The remaining targets of a request, and the failures after which another target is tried.
 
-Another target is tried only before the client has received anything, and only after a failure that it may not have. It
-is never tried beside the first, because two responses would have to be paid for.
+Another target is tried only before the client has received anything, and only after a failure that it may not have.
+Targets are never tried in parallel, because two responses would have to be paid for.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from app.services.inference.adaptation import UpstreamRequest
 from app.services.inference.billing import CONNECT_CODES
 from app.services.routing import Route, Target
 
-# Refusals that concern the target and not the request: the model is gone, it is too early or too much.
+# Statuses that concern the target and not the request: the model is gone, it is too early, or the rate is too high.
 _TARGETS_REFUSALS = frozenset({404, 425, 429})
 
 
 def is_targets_failure(error: UpstreamError) -> bool:
-    """Returns whether another target may serve a request that failed like this at one."""
+    """Returns whether another target may serve a request that failed with this error."""
     if isinstance(error, UpstreamRefused):
         return error.status in _TARGETS_REFUSALS
     if error.upstream_status is not None or isinstance(error, UpstreamAuthenticationFailed | UpstreamSuspended):
         return True
-    # A response that cannot be read may have been charged for in full, and the caller's time is over once.
+    # An unreadable response may have been charged for in full, and after the total timeout the caller has no time left.
     return error.replaces_response or (error.should_retry is not False and error.code != "upstream_total_timeout")
 
 
 @dataclass(slots=True)
 class Fallback:
-    """The targets that a request may still be sent to.
+    """The targets that a request may still be sent to, and the failures so far.
 
     Attributes:
         route: the route.
         body, fields: the client's body, and its documented fields.
-        remaining: the targets that were not tried yet, the best first.
+        remaining: the targets not tried yet, the best first.
         prepared: the requests of targets for which limits were reserved, by provider and model.
         max_tries: how often the request may be sent, to all targets together.
         patience_s: how long a target may be silent while others remain, in seconds; None without a bound.
-        failures: what happened at the targets that were tried.
+        failures: the errors of the targets that were tried.
     """
 
     route: Route
@@ -60,12 +60,12 @@ class Fallback:
     failures: list[tuple[Target, GatewayError]] = field(default_factory=list)
 
     def add_failure(self, target: Target, error: GatewayError) -> None:
-        """Keeps an error that another one may follow, without the frames that it passed through and their sockets."""
+        """Keeps an error while further targets are tried, without its traceback's frames and their sockets."""
         drop_frames(error)
         self.failures.append((target, error))
 
     def may_repeat(self, error: UpstreamError, tries: int) -> bool:
-        """Returns whether the same target may be tried again, so that each of the others can still be tried."""
+        """Returns whether the same target may be tried again and each of the others can still be tried."""
         if tries >= self.max_tries - len(self.remaining):
             return False
         return not self.remaining or error.code in CONNECT_CODES

@@ -1,7 +1,7 @@
-"""Fits a translated request to the model: what its API's clients ask of any model, and this one cannot do.
+"""Fits a translated request to its model when the clients of an API ask any model for more than this one can do.
 
-Agents ask for 32,000 to 128,000 output tokens and switch thinking on and off, whatever the model. Providers refuse what
-does not fit, so it is changed here and named.
+Agents ask for 32,000 to 128,000 output tokens and switch thinking on and off, whatever the model. Providers refuse
+requests that a model cannot serve, so these fields are changed here, and the changes are named.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from app.services.inference.output_limit import OUTPUT_FIELDS
 from app.services.models import Model, peek_model_list
 from app.services.routing import Target
 
-# Families of open models that always think; they refuse to be asked not to.
+# Families of open models that always think; a request to switch thinking off is refused.
 _ALWAYS_THINKING = ("gpt-oss", "minimax-m2")
 
 
 def fit_to_model(body: dict[str, Any], endpoint: Endpoint, target: Target, omitted: Omissions) -> list[str]:
-    """Changes a translated body, in place, to what the target's model can do.
+    """Adapts a translated body, in place, to the abilities of the target's model.
 
     Args:
         body: the body for the provider.
         endpoint: the endpoint that was called.
         target: the provider and model; of an unlisted model little is known.
-        omitted: gets the names of what was left out.
+        omitted: gets the names of the removed fields.
 
     Returns:
         The changes, as in "max_tokens=128000->32768".
 
     Raises:
-        BadRequest: the request has images, and the model does not see.
+        BadRequest: the request has images, and the model cannot read images.
     """
     if body.get("reasoning_effort") == "none" and any(name in target.model.lower() for name in _ALWAYS_THINKING):
         del body["reasoning_effort"]
@@ -57,9 +57,9 @@ def _has_images(body: dict[str, Any]) -> bool:
 
 
 def _clamp_output(body: dict[str, Any], endpoint: Endpoint, model: Model) -> list[str]:
-    """Reduces the output limits to what the model may write, and what its context has room for beside the prompt.
+    """Reduces the output limits to the model's maximum and to the room that the prompt leaves in its context.
 
-    A prompt that is estimated to fill the context alone is left to the provider, whose count is the true one.
+    A prompt that seems to fill the context alone is left to the provider, whose token count is the exact one.
     """
     bound = model.max_output_tokens or math.inf
     if endpoint.get_output_bound(body) is not None and model.context_length:

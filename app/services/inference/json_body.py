@@ -30,22 +30,22 @@ from app.yielding import PASS_S
 MAX_DEPTH = 64
 
 # More than any request needs: a conversation of ten thousand messages in parts has 70,000. The worst body with this
-# many takes 30 ms, less than a plain body of MAX_BODY_BYTES, during which the worker serves no other request.
+# many takes 30 ms, during which the worker serves no other request; a plain body of MAX_BODY_BYTES takes longer.
 MAX_ELEMENTS = 100_000
-# The values of arrays and objects are bounded too. Prompts of token ids have the most: as many as the longest context,
-# and OpenAI accepts as many in one request for embeddings. So many whole numbers take 5 ms, and long fractions 150 ms.
-# Values are counted by the commas between them.
+# The values of arrays and objects are bounded too, counted by the commas between them. Prompts of token ids have the
+# most: as many as the longest context, and OpenAI accepts as many in one request for embeddings. This many whole
+# numbers take 5 ms, and long fractions 150 ms.
 MAX_VALUES = 300_000
 
-# With a longer body, each step of the checks takes some tenths of a millisecond, and streams get a turn after it.
+# For a longer body each step of the checks takes some tenths of a millisecond, so streams get a turn after it.
 _PACED_BODY_BYTES = 1 << 18
 
-# A longer body is protected from numbers of hundreds of digits, which take msgspec 20 µs each.
+# Longer bodies are protected from numbers of hundreds of digits, which take msgspec 20 µs each.
 _LONG_BODY_BYTES = 65_536
-# Numbers of this length on average, or shorter ones, are cheap.
+# Values of this average length or shorter are cheap.
 _SHORT_VALUE_BYTES = 5
 
-# A walk over the values of a body takes less time than encoding it if they have this length on average.
+# From this average length of the values on, walking over them is faster than encoding the body.
 _WALKED_VALUE_BYTES = 16
 _WALKED_BODY_BYTES = 4_096
 
@@ -77,7 +77,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
     """
     marks = find_marks(content)
     quotes, commas = marks.count(b'"'), marks.count(b",")
-    elements = len(marks) - quotes - commas  # At most: those in texts are counted too.
+    elements = len(marks) - quotes - commas  # Upper bound: characters inside strings are counted too.
     _raise_if_too_many(content, elements, commas)
     is_paced = len(content) > _PACED_BODY_BYTES
     if is_paced:
@@ -92,7 +92,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
             raise _make_depth_error()
         _raise_on_duplicate_keys(content, body, quotes)
     if is_paced:
-        _pause()  # Encoding it takes as long again.
+        _pause()  # Encoding the body takes as long again.
     return body
 
 
@@ -101,7 +101,7 @@ def _raise_if_too_many(content: bytes, elements: int, commas: int) -> None:
 
     Args:
         content: the body.
-        elements: how many it may have at most, as those in texts are counted too.
+        elements: an upper bound on their number, because characters inside strings are counted too.
         commas: likewise.
     """
     if elements > MAX_ELEMENTS and count_elements(extract_structure(content, MAX_ELEMENTS, _pause)) > MAX_ELEMENTS:
@@ -133,13 +133,13 @@ def _parse(content: bytes, commas: int, has_many_elements: bool) -> Any:
 
 
 def _parse_with_surrogates(content: bytes, refused: Exception) -> Any:
-    """Parses a body that msgspec refused, which it does with lone surrogates: the halves of an emoji that was cut.
+    """Parses a body that msgspec refused because of lone surrogates: the halves of an emoji that was cut.
 
-    JSON allows them as escapes (RFC 8259, section 8.2), and clients send back what models wrote.
+    JSON allows escaped surrogates (RFC 8259, section 8.2), and clients send back text written by models.
 
     Args:
         content: the body.
-        refused: why msgspec refused it; the reason for the client if the body has no escaped surrogate.
+        refused: the error of msgspec; the reason for the client if the body has no escaped surrogate.
 
     Raises:
         BadRequest: the body is not valid for another reason.
@@ -171,9 +171,9 @@ def _make_depth_error() -> BadRequest:
 def _is_walked(content: bytes, body: dict[str, Any], quotes: int) -> bool:
     """Returns whether a walk over a body shows that it is not too deep and has no key twice.
 
-    Each string of a text has two quotes around it, and within it those that are escaped. So the parsed strings and
-    their quotes account for all quotes of the text, unless a key was dropped with its quotes. Only a quote written as
-    a number (`\\u0022`) would be counted too much, and make up for a dropped one.
+    Each string in the JSON text has two quotes around it, plus escaped ones within it. So the parsed strings and their
+    quotes account for all quotes of the text, unless a key was dropped with its quotes. Only a quote written as a code
+    point (`\\u0022`) would be counted in excess and hide a dropped one.
 
     Args:
         content: the body.
@@ -181,7 +181,7 @@ def _is_walked(content: bytes, body: dict[str, Any], quotes: int) -> bool:
         quotes: how many quotes the text has.
 
     Returns:
-        False if it is not certain: if there is such a quote, or there are so many values that the walk was given up.
+        False if it is not certain: there is a quote of that form, or there are too many values to walk over.
 
     Raises:
         BadRequest: the body is too deep.
@@ -209,19 +209,19 @@ def _is_walked(content: bytes, body: dict[str, Any], quotes: int) -> bool:
 
 
 def _get_values(nodes: list[Any], most: int) -> list[Any] | None:
-    """Returns the keys and values of objects, and the values of arrays; None if there are more than `most`, or so."""
+    """Returns the keys and values of objects, and the values of arrays; None if there are more than about `most`."""
     values: list[Any] = []
     for node in nodes:
         if len(node) + len(values) > most:
             return None
-        values += node  # The keys, if it is an object.
+        values += node  # Adds the keys, if it is an object.
         if type(node) is dict:
             values += node.values()
     return values
 
 
 def _is_too_deep(content: bytes, body: dict[str, Any], elements: int) -> bool:
-    if elements > FEW_ELEMENTS:  # To find the brackets in the text takes a third of the time then.
+    if elements > FEW_ELEMENTS:  # Searching the text for brackets then takes a third of the time.
         return is_deeper_than(extract_structure(content, MAX_ELEMENTS, _pause), MAX_DEPTH)
     level: list[Any] = [body]
     for _ in range(MAX_DEPTH):
@@ -237,10 +237,10 @@ def _is_too_deep(content: bytes, body: dict[str, Any], elements: int) -> bool:
 
 
 def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any], quotes: int) -> None:
-    """Raises BadRequest when an object has a key twice, which parsers read differently.
+    """Raises BadRequest if an object has a key twice, because parsers would read it differently.
 
-    A parser that drops a key drops its quotes too. So equal numbers of string ends before and after parsing prove that
-    no key was dropped. Unusual escapes make the numbers differ as well; then a slower parser decides.
+    A parser that drops a key drops its quotes too. So equal numbers of string delimiters before and after parsing prove
+    that no key was dropped. Unusual escapes make the numbers differ as well; then a slower parser decides.
     """
     encoded = encode(body)
     if quotes - _count_escaped(content) != encoded.count(b'"') - _count_escaped(encoded):
@@ -248,8 +248,8 @@ def _raise_on_duplicate_keys(content: bytes, body: dict[str, Any], quotes: int) 
 
 
 def _count_escaped(text: bytes) -> int:
-    # A search for two bytes takes 1 ms per megabyte, a search for one byte a hundredth of that. Most prompts have no
-    # backslash.
+    # Searching for two bytes takes 1 ms per megabyte, searching for one byte a hundredth of that, and most prompts have
+    # no backslash.
     return text.count(b'\\"') if b"\\" in text else 0
 
 

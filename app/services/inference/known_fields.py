@@ -1,11 +1,11 @@
-"""Finds the fields of a request that its target does not know, as far as its list of models and its reference say."""
+"""Finds fields of a request that its target does not know, by the list of models and the provider's reference."""
 
 from __future__ import annotations
 
 from app.services.inference.adaptation import UpstreamRequest
 from app.services.models import peek_model_list
 
-# Fields on which models differ, and which providers' lists of parameters name.
+# Fields that only some models know and that providers' lists of parameters name.
 _LISTED_FIELDS = frozenset(
     {
         "frequency_penalty",
@@ -30,8 +30,8 @@ _LISTED_FIELDS = frozenset(
 
 
 def find_unknown(request: UpstreamRequest) -> list[str]:
-    """Returns the fields of a request that its target does not know: those that were left out, and those that the list
-    of the model's parameters lacks."""
+    """Returns the fields that the target does not know: those that were removed, and those that are not among the
+    listed parameters of the model."""
     models = peek_model_list(request.target.provider)
     model = None if models is None else models.get(request.target.model)
     known = None if model is None else model.supported_parameters

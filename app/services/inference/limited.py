@@ -1,4 +1,4 @@
-"""A request under limits: what it has reserved, and what it is charged in the end."""
+"""A request under limits: its reservations, and its charge at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from app.services.providers import Provider
 # 10^-12 USD.
 _MAX_EXACT_CHARACTERS = 14
 
-# The charge of a request that was sent, where limits count requests alone.
+# The charge of a sent request if limits count only requests.
 _ONE: Used = (0, 0, 1, None, 0)
 
 
@@ -45,14 +45,14 @@ class LimitedRequest(Reservation):
     Attributes:
         is_unbilled: whether the last attempt failed in a way that costs nothing, or the next one has not begun. The
             dispatcher sets it to False when it begins one.
-        received_bytes: how much of a stream has arrived; None before its end, and for other responses.
-        endpoint, request: what was called and what is sent; None until that is known, and if nothing needs it.
+        received_bytes: the bytes of a stream that have arrived; None before its end, and for other responses.
+        endpoint, request: the called endpoint and the request as sent; None until known, and if not needed.
         has_ceiling: whether its ceiling was made. A limit of requests alone needs none.
-        most_cost, most_tokens: the most that the attempt can cost, in 10^-12 USD, and use; None if it is not known.
-        ceilings: those of the requests for several targets, by their identity; None with one target.
-        charge: what the request has used in the end.
-        headers: those of the response about the limits; other responses have the same object.
-        earlier_cost, earlier_tokens: what the attempts before the current one are charged.
+        most_cost, most_tokens: the highest cost of the attempt, in 10^-12 USD, and its most tokens; None if not known.
+        ceilings: the ceilings of the requests for several targets, by identity; None with one target.
+        charge: the final use of the request.
+        headers: the response headers about the limits; shared with other responses.
+        earlier_cost, earlier_tokens: the charge for the attempts before the current one.
     """
 
     __slots__ = (
@@ -61,7 +61,7 @@ class LimitedRequest(Reservation):
     )  # fmt: skip
 
     def __init__(self, waiting: LimitWaiting, binding: Binding, held: list[Taken], purse: Purse | None = None) -> None:
-        # The fields of Reservation are set here too, because a call of its method would take as long as all of them.
+        # Sets the fields of Reservation too: a call of its method would take as long as setting all of them.
         self.waiting, self.binding, self.held, self.purse = waiting, binding, held, purse
         self.reserved_of = None
         self.period_ids = []
@@ -82,14 +82,14 @@ class LimitedRequest(Reservation):
     def reserve_for(self, endpoint: Endpoint, request: UpstreamRequest, record: ActivityRecord) -> None:
         """Reserves the ceiling of a request that is ready to be sent, and writes it to the record as the charge.
 
-        That is what the request is charged if the worker is killed before it ends.
+        The request is charged this if the worker is killed before it ends.
 
         Raises:
             GatewayError: a limit has no room, or the ceiling is not known.
         """
         binding = self.binding
         if not binding.metered:
-            self.reserved_of = self.purse  # There is nothing to reserve of it.
+            self.reserved_of = self.purse  # There is nothing to reserve.
             return
         self.endpoint, self.request, now_s = endpoint, request, time.monotonic()
         cost, tokens, rate_tokens = find_most(binding.policy, endpoint, request, now_s)
@@ -102,14 +102,14 @@ class LimitedRequest(Reservation):
         if self.period_ids:
             record.budget_periods = self.period_ids
             if cost is not None:
-                record.charged_usd = f"{cost}e-12"  # PostgreSQL reads this too, and it takes a third of the time.
+                record.charged_usd = f"{cost}e-12"  # PostgreSQL reads this too; it takes a third of the time.
             if tokens is not None:
                 record.charged_tokens = tokens
 
     def reserve_dearest(
         self, endpoint: Endpoint, requests: Sequence[UpstreamRequest], record: ActivityRecord
     ) -> tuple[list[UpstreamRequest], list[tuple[UpstreamRequest, GatewayError]]]:
-        """Reserves the ceiling of the dearest of several requests, of which only one shall be served.
+        """Reserves the ceiling of the dearest of several requests, only one of which will be served.
 
         Args:
             endpoint: the endpoint that was called.
@@ -117,8 +117,8 @@ class LimitedRequest(Reservation):
             record: the record.
 
         Returns:
-            The requests that may be sent, and the others, each with the error that says why: those without a known
-            ceiling and, if the limits have no room for them, those that are dearer than the first.
+            The requests that may be sent, and the others, each with the error that explains why: requests without a
+            known ceiling and, if the limits have no room for them, requests that are dearer than the first.
 
         Raises:
             GatewayError: a limit has no room for the first request, or none has a known ceiling.
@@ -162,7 +162,7 @@ class LimitedRequest(Reservation):
         self.most_cost, self.most_tokens = (None, None) if ceiling is None else (ceiling.cost, ceiling.tokens)
 
     def _write_ceiling(self, record: ActivityRecord) -> None:
-        """Writes what the request is charged if it does not end: the current attempt at most, and those before."""
+        """Writes the charge in case the request never ends: the current attempt's ceiling, and earlier charges."""
         if self.period_ids and self.has_ceiling:
             cost, tokens = self.most_cost, self.most_tokens
             record.budget_periods = self.period_ids
@@ -170,14 +170,14 @@ class LimitedRequest(Reservation):
             record.charged_tokens = UNSET if tokens is None else self.earlier_tokens + tokens
 
     def fail_attempt(self, error: Exception) -> None:
-        """Notes that an attempt got no response, or one with an error; it may be billed all the same."""
+        """Notes that an attempt got an error or no response; it may be billed all the same."""
         self.is_unbilled = not may_be_billed(error)
 
     def repeat(self, record: ActivityRecord, request: UpstreamRequest | None = None) -> bool:
-        """Prepares another attempt: if the failed one may be billed, both ceilings are held and are the charge.
+        """Prepares another attempt. If the failed one may be billed, both ceilings are held and make up the charge.
 
         Args:
-            record: the record, with the usage of the failed attempt if that is known.
+            record: the record, with the usage of the failed attempt if known.
             request: the request for another target; None for the same one.
 
         Returns:
@@ -207,12 +207,12 @@ class LimitedRequest(Reservation):
     def write_charge(
         self, record: ActivityRecord, note_fault: Callable[[str, Exception], None], *, is_sent: bool
     ) -> None:
-        """Writes to the record what the request is charged, right before the record is written for the last time.
+        """Writes the charge of the request to the record, right before the record is written for the last time.
 
         Args:
             record: the record.
-            note_fault: is called with "charge" and the error if that fails by a mistake in the gateway; then the charge
-                is what is reserved, which the record has since its start.
+            note_fault: called with "charge" and the error if a mistake in the gateway makes that fail; then the charge
+                is the reserved amount, which the record has had since its start.
             is_sent: whether a provider may have received the request.
         """
         if not is_sent:
@@ -246,7 +246,7 @@ class LimitedRequest(Reservation):
             self._report_excess(record)
 
     def _report_excess(self, record: ActivityRecord) -> None:
-        """Logs a charge above the ceiling, which is then charged in full."""
+        """Logs a charge above the ceiling. The charge stays in full."""
         log_event(
             "ceiling_exceeded",
             level="warning",
@@ -260,9 +260,9 @@ class LimitedRequest(Reservation):
         )
 
     def _estimate_charge(self, record: ActivityRecord) -> Used:
-        """Returns what the last attempt used, as far as it is known, and what those before are charged."""
+        """Returns the use of the last attempt, as far as it is known, and the charge for those before."""
         if self.endpoint is None:
-            return _ONE  # Nothing counts what it used.
+            return _ONE  # No limit counts its use.
         cost, tokens = self._get_used(record)
         rate_tokens = tokens
         if tokens is None:
@@ -272,7 +272,7 @@ class LimitedRequest(Reservation):
         return self.earlier_cost + cost, self.earlier_tokens + tokens, 1, rate_tokens, 0
 
     def _get_used(self, record: ActivityRecord) -> tuple[int | None, int | None]:
-        """Returns the cost and the tokens of the last attempt: the provider's, or at most; None for the ceiling."""
+        """Returns the last attempt's cost and tokens, by the provider or the highest possible; None for the ceiling."""
         cost = None if record.cost_usd is None else to_units(record.cost_usd)
         tokens = None
         if record.prompt_tokens is not None and record.completion_tokens is not None:
@@ -283,11 +283,11 @@ class LimitedRequest(Reservation):
         return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
     def make_headers(self, headers: dict[str, str], provider: Provider, now_s: float) -> None:
-        """Makes the headers about the limits, and gives those about the provider's own limits another name.
+        """Makes the headers about the limits, and renames those about the provider's own limits.
 
         Args:
-            headers: those of the response so far; changed in place.
-            provider: who sent them.
+            headers: the response headers so far; changed in place.
+            provider: the provider that sent them.
             now_s: the time, on the monotonic clock.
         """
         binding = self.binding

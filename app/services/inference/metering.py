@@ -1,4 +1,4 @@
-"""Records what a request used: tokens with their source, cost with its kind, speed, and errors."""
+"""Records the use of a request: tokens with their source, cost with its kind, speed, and errors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def record_response(
 
 
 def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamSummary, *, is_complete: bool) -> None:
-    """Records the same of a stream, complete or not, and its event count, bytes and times.
+    """Records the same for a stream, complete or not, and its event count, bytes and times.
 
-    A mistake of the gateway in this must not keep the request from being finished, so it is noted and not raised.
+    A mistake of the gateway here must not keep the request from being finished, so it is logged and not raised.
     """
     record = exchange.record
     try:
@@ -38,10 +38,10 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
         record.events, record.bytes_out = summary.events, summary.bytes_sent
         record.longest_gap_ms = summary.longest_gap_s * 1000
         record.finish_reason = summary.finish_reason
-        # A response with status 200 and no event, or with an error alone, confirms no model.
+        # With status 200 but no event, or only an error, a response confirms no model.
         if summary.events or summary.usage is not None:
             record.model_served = (summary.model or request.target.model)[:MAX_NAME_CHARACTERS]
-            # An event with output is about one token.
+            # Each event with output counts as one token, which is about right.
             _record_usage(exchange, request, summary.usage or Usage(), summary.output_events)
         if summary.first_output_s is not None and summary.last_output_s is not None:
             record.ttft_ms = (summary.first_output_s - exchange.served_from_s) * 1000
@@ -51,8 +51,7 @@ def record_stream(exchange: Exchange, request: UpstreamRequest, summary: StreamS
 
 
 def _record_usage(exchange: Exchange, request: UpstreamRequest, usage: Usage, counted: int | None) -> None:
-    """Records the provider's usage and its cost. Numbers that the provider does not say are counted, and the cost is an
-    estimate.
+    """Records the provider's usage and its cost. Numbers missing in it are counted, and then the cost is an estimate.
 
     Args:
         exchange: the request.
@@ -98,7 +97,7 @@ def _record_speed(exchange: Exchange, generation_s: float) -> None:
 
 
 def finish_stream(exchange: Exchange, error: GatewayError | None) -> None:
-    """Finishes a request whose stream was sent to the client; `error` is what ended the stream early, or None."""
+    """Finishes a request whose stream was sent to the client; `error` ended the stream early, or is None."""
     if error is None:
         exchange.finish("ok", 200)
         return
@@ -118,7 +117,7 @@ def finish_with_error(exchange: Exchange, error: GatewayError, status: int | Non
     record = exchange.record
     try:
         if exchange.limited is not None and record.upstream_status is not None:
-            exchange.limited.fail_attempt(error)  # The others have failed before a response, and are noted.
+            exchange.limited.fail_attempt(error)  # Failures before a response were noted by the dispatcher.
         record.error_type, record.error_code, record.error_param = error.type, error.code, error.param
         record.error_message = make_error_text(error.message)
         if isinstance(error, UpstreamError):

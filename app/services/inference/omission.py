@@ -1,4 +1,4 @@
-"""Leaves out of a request what a provider's schema does not allow, and keeps the names of what was left out."""
+"""Removes the fields of a request that a provider's schema does not allow, and keeps their names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from app.services.providers import Schema
 
-# The names are sent to the client in one header. Callers choose names in messages, so their number and length are
-# bounded; SDKs add about ten.
+# The client gets the names in one header. Callers choose names in messages, so the number and length are bounded; SDKs
+# add about ten.
 _MAX_NAMES = 50
 _MAX_NAME_CHARACTERS = 100
 
@@ -19,7 +19,7 @@ _SAFE = string.punctuation.replace(",", "").replace("%", "")
 
 
 class Omissions:
-    """The names of the fields that were left out, each once, in the order in which they were met."""
+    """The names of the removed fields, each once, in the order of their first removal."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
@@ -38,7 +38,7 @@ class Omissions:
             self.add(name)
 
     def get_names(self) -> list[str]:
-        """Returns the names in a form that a header can contain; `...` at the end stands for the rest."""
+        """Returns the names in a form that a header can contain; a final `...` stands for the rest."""
         names = [quote(name, safe=_SAFE, errors="replace") for name in self._names]
         return [*names, "..."] if self._has_more else names
 
@@ -56,18 +56,18 @@ def without(value: dict[str, Any], names: frozenset[str], path: str, omitted: Om
 def fit_to_schema(value: Any, schema: Schema, path: str, omitted: Omissions) -> Any:
     """Returns an object, or a list of objects, without the fields that `schema` does not allow.
 
-    Where a schema has `type`, it is for objects whose type it knows. One of another type, as in
-    `{"type": "file", "file": …}`, is returned unchanged: the provider must refuse the request and not serve it without
-    the object's content.
+    A schema with `type` applies to objects whose type it knows. An object of another type, as in `{"type": "file",
+    "file": …}`, is returned unchanged: the provider must refuse the request rather than serve it without the content of
+    the object.
 
     Args:
         value: the value; anything that is neither an object nor a list is returned unchanged.
-        schema: what is allowed.
+        schema: the allowed fields.
         path: the name of the value, as in "messages".
-        omitted: gets the names of the fields that were left out.
+        omitted: gets the names of the removed fields.
 
     Returns:
-        The value itself if nothing was left out of an object, else a copy.
+        The value itself if no field of an object was removed, else a copy.
     """
     kind = type(value)
     if kind is list:

@@ -1,7 +1,7 @@
-"""Requests with an Idempotency-Key: the first one is served, and its answer kept; the others get that answer.
+"""Requests with an Idempotency-Key: the first is served and its answer kept; repetitions get that answer.
 
-The first one is served to its end also if its client leaves, because that is when a client repeats it. What may have
-been paid for is kept, an error as well; what cost nothing is forgotten, so that a repetition is served.
+The first request is served to its end even if its client leaves, because that is when clients repeat it. An answer that
+may have been paid for is kept, even an error; a request that cost nothing is forgotten, so a repetition is served.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.limits import Charge
 from app.services.streaming import Channel, Relay
 
-# Headers that describe the transfer of one response.
+# Headers that are about one transfer and not part of a kept answer.
 _OF_THE_TRANSFER = frozenset({"server-timing"})
-# A replay counts for rates as any request does, and for no budget.
+# A replay counts for rates like any request, but for no budget.
 _OF_A_REPLAY = Charge(cost=0, tokens=0, requests=1, rate_tokens=0)
 
 
 class _Replayed(Exception):
-    """Takes a request, which is finished, out of the pipeline, because its answer was found."""
+    """Leaves the pipeline for a finished request, because its answer was found."""
 
     def __init__(self, kept: KeptAnswer, first_id: str) -> None:
         super().__init__("the answer was found")
@@ -37,11 +37,11 @@ class _Replayed(Exception):
 def serve_once(
     pipeline: Pipeline, exchange: Exchange, make_claim: Callable[[], Claim], read_body: Callable[[], bytes]
 ) -> GatewayResponse:
-    """Serves a request with an Idempotency-Key, or answers as an earlier one was answered.
+    """Serves a request with an Idempotency-Key, or returns the answer of an earlier one.
 
     Args:
         pipeline: serves it.
-        exchange: the request, whose client never leaves.
+        exchange: the request; its client never leaves.
         make_claim: makes its claim; it raises GatewayError if the header is wrong.
         read_body: as in `Pipeline.serve`.
 
@@ -69,10 +69,10 @@ def serve_once(
 
 
 class _Once:
-    """One request and its claim, which there is once the body was read.
+    """One request and its claim. The claim exists once the body has been read.
 
     Attributes:
-        headers: those of a good answer.
+        headers: the headers of a successful answer.
     """
 
     def __init__(self, exchange: Exchange, make_claim: Callable[[], Claim], read_body: Callable[[], bytes]) -> None:
@@ -120,7 +120,7 @@ class _Once:
         )
 
     def end(self, error: GatewayError) -> None:
-        """Keeps an error if the request may be paid for, else forgets the request."""
+        """Keeps an error if the request may have to be paid for, else forgets the request."""
         exchange = self._exchange
         if not _may_be_paid(exchange, error):
             if self._claim is not None:
@@ -146,7 +146,7 @@ class _Once:
 
 
 def _may_be_paid(exchange: Exchange, error: GatewayError) -> bool:
-    """Returns whether any attempt of a request that ended with an error may have to be paid for."""
+    """Returns whether an attempt of a request that ended with an error may have to be paid for."""
     if not exchange.is_sent:
         return False
     made = [attempt for attempt in exchange.record.attempts if attempt.get("ms") is not None]
@@ -180,7 +180,7 @@ def _make_replay(replayed: _Replayed) -> GatewayResponse:
 
 
 class ReplayedStream:
-    """Iterates over the bytes of a kept stream, which end as they did the first time."""
+    """Iterates over the bytes of a kept stream and ends as that stream did."""
 
     def __init__(self, kept: KeptAnswer) -> None:
         self._kept = kept
@@ -199,11 +199,11 @@ class ReplayedStream:
 
 
 class KeptStream:
-    """Relays a stream and keeps what was sent. If the client leaves, the rest is received for those who ask again.
+    """Relays a stream and keeps its bytes. If the client leaves, the rest is received for later repetitions.
 
     Args:
         relay: the stream.
-        keep: is called once with all bytes, or those up to a little more than are kept, and whether it was complete.
+        keep: called once with all bytes, or slightly more than are kept, and whether the stream was complete.
     """
 
     def __init__(self, relay: Relay, keep: Callable[[bytes, bool], None]) -> None:
@@ -219,7 +219,7 @@ class KeptStream:
         self._relay.attach(self._recorder)
 
     def add(self, block: bytes) -> None:
-        """Notes what the client is sent."""
+        """Keeps bytes that are sent to the client."""
         if self._bytes <= MAX_ANSWER_BYTES:
             self._blocks.append(block)
             self._bytes += len(block)
@@ -245,7 +245,7 @@ class KeptStream:
             keep(b"".join(self._blocks), is_complete)
 
     def close(self) -> None:
-        """Ends the stream; without a client, once the provider has ended it."""
+        """Ends the stream; if the client has left, only after the provider has ended it."""
         try:
             if self._keep is not None:
                 if self._recorder is not None:
@@ -258,7 +258,7 @@ class KeptStream:
 
 
 class _Recorder:
-    """Passes events on to the client, as long as there is one, and notes them."""
+    """Keeps the events, and passes them on to the client until it leaves."""
 
     def __init__(self, channel: Channel, add: Callable[[bytes], None]) -> None:
         self._channel = channel
@@ -277,14 +277,14 @@ class _Recorder:
             return True
 
     def get_raw_socket(self) -> None:
-        """Returns None, because the events must be noted here."""
+        """Returns None, because the events must pass through this object."""
 
     def keep_unsent(self, rest: bytes) -> None:
-        """Is never called, because nothing is written to the socket itself."""
+        """Never called, because nothing is written to the socket directly."""
         self._channel.keep_unsent(rest)
 
     def flush(self) -> None:
-        """Waits until the client has accepted the rest, or is gone."""
+        """Waits until the client has accepted the rest or is gone."""
         if self.is_gone:
             return
         try:

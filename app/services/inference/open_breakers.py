@@ -31,8 +31,8 @@ class OpenBreaker(msgspec.Struct, frozen=True):
 def get_open_breaker(provider: str, model: str) -> OpenBreaker | None:
     """Returns the breaker that requests for a provider's model meet in this process, or None if none is open.
 
-    It is the provider's or the model's (also one that only some gateway keys meet), and of several the last to end.
-    It is for every caller, so it does not say why.
+    It is the provider's or the model's (even if only some gateway keys meet it), and of several the one that stays open
+    longest. Every caller may see it, so it gives no reason.
     """
     known = get_component(CircuitBreakers)
     found = [(kind, known.breakers.get((provider, kind))) for kind in THRESHOLDS]
@@ -67,7 +67,7 @@ def count_refused_models() -> dict[str, int]:
 
 
 def _make_open(breaker: Breaker, provider: str, kind: str, model: str | None = None) -> OpenBreaker:
-    # A message may have half of a character, which JSON cannot represent.
+    # A message may contain half of a surrogate pair, which JSON cannot represent.
     reason = None if breaker.error is None else redact(breaker.error.message).encode(errors="replace").decode()
     return OpenBreaker(provider, kind, _compute_wait_s(breaker.open_until_s), model, reason)
 

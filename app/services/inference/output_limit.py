@@ -1,4 +1,4 @@
-"""Applies the most output tokens that a key's requests may ask for, which an operator has set."""
+"""Applies an operator's limit on the output tokens that a key's requests may ask for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from app.services.endpoints import Endpoint
 from app.services.models import peek_model_list
 from app.services.routing import Target
 
-# The fields of which the greater one counts, as in `Endpoint.get_output_bound`.
+# Only the greater of the two counts, as in `Endpoint.get_output_bound`.
 OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 def remove_replaced(body: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:
-    """Removes from a body, in place, the caller's other field for the most output tokens if an alias sets one of them.
+    """Removes from a body, in place, the caller's other field for the output limit if an alias sets one of the two.
 
     Otherwise the greater one would count, or the one that the provider prefers.
 
@@ -30,13 +30,13 @@ def remove_replaced(body: dict[str, Any], overrides: Mapping[str, Any]) -> list[
 
 
 def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most: int) -> list[str]:
-    """Makes a body ask for at most this many output tokens, in place. One that asks for nothing then asks for these.
+    """Lowers the output limit of a body to `most`, in place; a body without a limit gets this one.
 
     Args:
         body: the body for the provider, in the form of the endpoint that serves it.
         endpoint: the endpoint that was called.
         target: the provider and model.
-        most: the greatest number that the key may ask for, for each of several outputs.
+        most: the greatest number that the key may ask for, per output if there are several.
 
     Returns:
         The changes, as in "max_tokens=64000->4096" or "max_tokens=4096".
@@ -65,7 +65,7 @@ def limit_output(body: dict[str, Any], endpoint: Endpoint, target: Target, most:
 
 
 def _fit(body: dict[str, Any], endpoint: Endpoint, target: Target, most: int) -> int:
-    """Returns `most`, or what the model's context has room for beside the prompt: providers refuse more than that."""
+    """Returns `most`, or the room that the prompt leaves in the model's context: providers refuse more than that."""
     models = peek_model_list(target.provider)
     model = models.get(target.model) if models is not None else None
     if model is None or not model.context_length:

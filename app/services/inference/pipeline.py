@@ -3,14 +3,14 @@
     authenticate (web/access.py) → refuse unread after many refusals → admit → parse, validate → translate → route
     → adapt → journal the start → dispatch → respond or relay → meter → finish
 
-Routing finds one target for most requests. If several may serve one, target_selection.py chooses the first of them, and
-after a failure, before the client has received anything, the next.
+Most requests are routed to one target. If several may serve a request, target_selection.py chooses the first and, after
+a failure before the client has received anything, the next.
 
-The requests of a key with limits take permits after they are admitted, and reserve what they can cost at most before
-their start is journaled; limited.py has the rest.
+A request of a key with limits takes permits after it is admitted, and reserves its highest possible cost before its
+start is journaled; limited.py has the rest.
 
-Each step is a line of `Pipeline.serve`. The `Exchange` owns the request, and it is finished exactly once: here, or for
-a stream when the stream ends.
+Each step is a line of `Pipeline.serve`. The `Exchange` owns the request. It is finished exactly once: here, or for a
+stream when the stream ends.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Pipeline(Component):
     """Serves inference requests with the components of this process.
 
     Attributes:
-        refusals: counts the refused requests of each key; it is asked before a request gets an `Exchange`.
-        keys: has the limits of each key.
+        refusals: counts the refused requests of each key; asked before a request gets an `Exchange`.
+        keys: the limits of each key.
         admission, selection: as the steps use them; a dry run takes the steps before the sending (dry_run.py).
         span_exporter: exports the spans of requests; None if OTEL_EXPORTER_OTLP_ENDPOINT is not set.
     """
@@ -92,13 +92,13 @@ class Pipeline(Component):
 
         Raises:
             GatewayError: the request was refused, by the gateway or by the provider.
-            TooManyRefusals: it was refused with so many others that they share one record.
+            TooManyRefusals: it was one of so many refused requests that they share one record.
         """
         try:
             self.admission.admit(exchange)
             policy = exchange.policy
             if policy is not None:
-                # A permit of each rate and a place among the concurrent requests, before the body is read.
+                # Takes a permit of each rate and a slot for concurrent requests before the body is read.
                 exchange.limited = self._limits.enter(policy, LimitedRequest)
             body, fields = self.read(exchange, read_body)
             request = self.select(exchange, body, fields)
@@ -133,7 +133,7 @@ class Pipeline(Component):
         if record.client_retry is not None:
             note_repetition(exchange, content)
         body = parse_body(content)
-        # Recorded before validation, so that the record of a refused request has them too.
+        # Recorded before validation, so that the record of a refused request has these fields too.
         if isinstance(body.get("model"), str):
             record.model_requested = body["model"][:MAX_NAME_CHARACTERS]
         name = body.get("provider")
@@ -151,7 +151,7 @@ class Pipeline(Component):
         return body, fields
 
     def select(self, exchange: Exchange, body: dict[str, Any], fields: InferenceBody) -> UpstreamRequest:
-        """Returns the request for the target that it is sent to first, with what it can cost at most reserved."""
+        """Returns the request for its first target, with its highest possible cost reserved."""
         record, policy, limited = exchange.record, exchange.policy, exchange.limited
         if fields.models is not None:
             record.model_requested = fields.model
@@ -159,7 +159,7 @@ class Pipeline(Component):
         if not route.is_fixed:
             return self.selection.begin(exchange, body, fields, route)
         target = route.target
-        # What `Exchange.set_target` does, written out, because nearly all requests come here: it saves a call for each.
+        # `Exchange.set_target`, inlined: nearly every request comes here, and this saves a call.
         record.gateway = target.provider.name
         if target.is_listed:
             record.model_served = target.model  # An unlisted model is recorded once the provider has served it.
@@ -225,7 +225,7 @@ class Pipeline(Component):
 
 
 def _put_back_as_stream(exchange: Exchange, request: UpstreamRequest, response: Response, content: bytes) -> None:
-    """Replaces a whole response, whose usage is recorded, by a stream of the same content."""
+    """Replaces a whole response, whose usage is recorded, with a stream of the same content."""
     endpoint = exchange.endpoint
     assert endpoint.stream is not None
     value = read_whole(exchange, request, response, content)

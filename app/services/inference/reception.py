@@ -1,7 +1,7 @@
 """Receives a provider's response, as a stream or whole, and reads a whole one.
 
-A provider may send one JSON document although a stream was requested, and events although none was. Both are whole
-responses that were paid for, so they are told apart by their content and not by what was requested.
+A provider may send a JSON document although a stream was requested, or events although none was. Either way the
+response was paid for, so the two are told apart by content and not by request.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from app.upstream import (
     reports_error,
 )
 
-# How long a client that wants a stream waits for the first bytes, in seconds, until it is seen whether they are one.
-# After that the content type decides, and the reader of events also takes a whole response. The first heartbeat is late
-# by this time at most. Clients without a stream get no heartbeats, so for them the first bytes are waited for.
+# How long a client that wants a stream waits for the first bytes, in seconds, which show whether they are one. After
+# that the content type decides, and the reader of events also accepts a whole response. The first heartbeat is late by
+# this time at most. A client without a stream gets no heartbeats, so there the wait for the first bytes is longer.
 _LOOK_S = 1.0
 
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
@@ -38,7 +38,7 @@ def raise_if_silent(exchange: Exchange, request: UpstreamRequest, response: Resp
     """Waits for the first byte of a response's body, until the request's `first_byte_timeout_s` since it was sent.
 
     Raises:
-        UpstreamTimeout: there was none; the response is closed.
+        UpstreamTimeout: no byte arrived in time; the response is closed.
     """
     assert request.first_byte_timeout_s is not None
     left_s = exchange.attempt_started_s + request.first_byte_timeout_s - time.monotonic()
@@ -74,7 +74,7 @@ def _receive_either(exchange: Exchange, request: UpstreamRequest, response: Resp
             response.body.close()  # Chutes reports a failure in such a line, after which a stream may stay open.
             return line
     content = _read(exchange, response)
-    # A whole response was requested, or declared, so its beginning was not looked at.
+    # The response was requested or declared as a whole one, so its beginning has not been checked.
     if _EVENT_START.match(content):
         response.body.put_back(content)
         return None
@@ -82,7 +82,7 @@ def _receive_either(exchange: Exchange, request: UpstreamRequest, response: Resp
 
 
 def _look(exchange: Exchange, response: Response) -> bytes:
-    """Returns the first bytes of a response; for a client that wants a stream only if they come soon."""
+    """Returns the first bytes of a response; for a client that wants a stream, only if they come soon."""
     if exchange.record.stream:
         return response.peek(min(_LOOK_S, exchange.settings.stream_heartbeat_s / 4))
     return response.wait_for_start(
@@ -102,7 +102,7 @@ def _read(exchange: Exchange, response: Response) -> bytes:
 
 
 def read_whole(exchange: Exchange, request: UpstreamRequest, response: Response, content: bytes) -> Any:
-    """Returns a whole response as JSON values, after it has recorded its usage.
+    """Returns a whole response as JSON values and records its usage.
 
     Raises:
         UpstreamError: the content is not a response of this endpoint, or it reports a failure of the provider.
@@ -134,10 +134,10 @@ def _make_reported_error(request: UpstreamRequest, response: Response, document:
 
 
 def encode_whole(exchange: Exchange, request: UpstreamRequest, value: Any) -> bytes:
-    """Returns a whole response as the client gets it: normalised, translated, and as JSON that strict parsers read.
+    """Returns a whole response for the client: normalised, translated, and as JSON that strict parsers read.
 
     Raises:
-        UpstreamError: the response is nested too deeply, not what was requested, or cannot be translated.
+        UpstreamError: the response is nested too deeply, not of the requested kind, or cannot be translated.
     """
     endpoint, translated = exchange.endpoint, exchange.translated
     try:

@@ -1,10 +1,10 @@
-"""Bounds how many requests of one gateway key this worker refuses and records in a second.
+"""Limits the number of one key's requests per second that this worker refuses and records.
 
-A refused request costs its caller nothing, and its row takes room in the journal and in PostgreSQL. So after
-MAX_REFUSALS_PER_SECOND, the key's further requests of that second are refused without being read, and one row for all
-of them has their number. That is decided again when a request is refused, because many may be read at once.
+A refused request costs its caller nothing, but its row takes room in the journal and in PostgreSQL. So after
+MAX_REFUSALS_PER_SECOND, the key's further requests of that second are refused without being read, and share one row
+with their number. The check is repeated when a request is refused, because many may be read at once.
 
-Only mistakes of the caller count: not a failure of a provider or of the gateway, and not a client that leaves.
+Only mistakes of the caller count, not a failure of a provider or the gateway, and not a client that leaves.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class _Window:
 
     Attributes:
         ends_s: when the second is over, on the monotonic clock.
-        refusals: refused requests with a row of their own.
-        unrecorded: refused requests without one.
-        exchange: what writes the one row for them; None if there is none, or once it is written.
+        refusals: the number of refused requests with a row of their own.
+        unrecorded: the number of refused requests without one.
+        exchange: writes the one row for these; None if there are none, or once the row is written.
     """
 
     ends_s: float
@@ -43,19 +43,19 @@ class _Window:
 
 
 class Refusals(Component):
-    """Counts the refused requests of each gateway key. The operator makes the keys, so they are few."""
+    """Counts the refused requests of each gateway key. Only the operator makes keys, so there are few."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        runtime.get(Journal)  # Made before this component, so that it is closed after it.
+        runtime.get(Journal)  # Made first, so that the journal is closed after this component.
         self._most = self.settings.max_refusals_per_second
         self._windows: dict[str, _Window] = {}
 
     def finish(self, exchange: Exchange, error: GatewayError) -> None:
-        """Finishes a request that was sent to no provider, and counts it if its caller made a mistake.
+        """Finishes a request that was sent to no provider, and counts it if the caller made a mistake.
 
         Raises:
-            TooManyRefusals: the request has no row of its own; it is counted in the row that the error names.
+            TooManyRefusals: the request has no row of its own; the row that the error names counts it.
         """
         if error.outcome == "rejected" and error.status < 500:
             try:
@@ -73,7 +73,7 @@ class Refusals(Component):
         window.refusals += 1
 
     def raise_if_too_many(self, endpoint: Endpoint, key_id: str) -> None:
-        """Raises if MAX_REFUSALS_PER_SECOND requests of the key were refused in this second; then it counts this one.
+        """Raises if MAX_REFUSALS_PER_SECOND requests of the key were refused in this second, and counts this one too.
 
         Raises:
             TooManyRefusals: with the id of the row that counts this request.
@@ -98,12 +98,12 @@ class Refusals(Component):
         timer.start()
 
     def write_rows(self) -> None:
-        """Writes the rows of seconds that are not over, because the process ends."""
+        """Writes the rows of unfinished seconds, because the process ends."""
         for window in list(self._windows.values()):
             _write_row(window)
 
     def close(self) -> None:
-        """Writes the rows that are left."""
+        """Writes the remaining rows."""
         self.write_rows()
 
 
@@ -126,5 +126,5 @@ def _make_error(request_id: str, left_s: float) -> TooManyRefusals:
 
 
 def write_refusals() -> None:
-    """Writes the rows of refused requests that are still being counted. A worker calls it once, before it ends."""
+    """Writes the rows of refused requests that are still being counted. Called once, before a worker ends."""
     get_component(Refusals).write_rows()

@@ -1,4 +1,4 @@
-"""The headers of a successful response: who served it, what was changed, the limits, and how long it took."""
+"""Headers of a successful response: who served it, the changes to the request, the limits, and the time it took."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_response_headers(
     headers = {
         name: value
         for name, value in response.headers.items()
-        # gunicorn sends no control characters.
+        # isprintable: gunicorn refuses control characters.
         if name in provider.shown_headers and len(value) <= _MAX_SHOWN_HEADER_CHARACTERS and value.isprintable()
     }
     headers["x-gateway-provider"] = provider.name
@@ -54,13 +54,13 @@ def make_response_headers(
 
 @lru_cache(maxsize=256)
 def _quote_model(name: str) -> str:
-    """Returns a model's name, which a provider chooses, without characters that a header must not contain."""
+    """Returns a model's name, which the provider chooses, without characters that headers must not contain."""
     return quote(name, safe=string.punctuation + " ", errors="replace")
 
 
 def _redact_values(headers: dict[str, str]) -> None:
-    """Removes secrets from the values in place; a provider may repeat its key in any of them."""
-    together = "\n".join(headers.values())  # One call for all of them, because there is hardly ever anything to find.
+    """Redacts secrets in the values, in place; a provider may repeat its key in any of them."""
+    together = "\n".join(headers.values())  # One call for all values, because there is hardly ever anything to find.
     if redact(together) != together:
         for name, value in headers.items():
             headers[name] = redact(value)

@@ -1,4 +1,4 @@
-"""Chooses the target of a request that several may serve, and the next one after a failure."""
+"""Chooses the target of a request with several candidates, and the next one after a failure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from app.services.routing import Route, Target, TargetHealth, get_session, make_
 
 _CONTEXT_CODE = "context_length_exceeded"
 
-# Statuses of errors that the same request will always get.
+# Statuses of errors that a repeated request would always get.
 _LASTING_STATUSES = frozenset({400, 404, 413, 422})
 
 
@@ -37,7 +37,7 @@ class TargetSelection(Component):
     """Selects the targets of requests.
 
     Attributes:
-        health: what this worker has lately met at each target.
+        health: this worker's recent experience with each target.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -68,7 +68,7 @@ class TargetSelection(Component):
             add_missing(exchange.record, name, code)
         if exchange.limited is not None:
             self._reserve(exchange, fallback)
-            exchange.limited.is_unbilled = True  # Until it is sent.
+            exchange.limited.is_unbilled = True  # Until the request is sent.
         request = self._take_next(exchange, fallback)
         if request is None:
             _raise_best(exchange, fallback)
@@ -77,7 +77,7 @@ class TargetSelection(Component):
         return request
 
     def _reserve(self, exchange: Exchange, fallback: Fallback) -> None:
-        """Reserves the ceiling of the dearest target, for which the requests for all have to be known."""
+        """Reserves the ceiling of the dearest target. This needs the requests for all targets."""
         assert exchange.limited is not None
         targets, requests = fallback.remaining, []
         fallback.remaining = []
@@ -89,12 +89,12 @@ class TargetSelection(Component):
         usable, others = exchange.limited.reserve_dearest(exchange.endpoint, requests, exchange.record)
         for request, error in others:
             add_skipped(exchange.record, request.target, error.code or error.type)
-            fallback.max_tries += 1  # This was none.
+            fallback.max_tries += 1  # A skipped target is not a try.
         fallback.prepared = {_get_key(request.target): request for request in usable}
         fallback.remaining = [request.target for request in usable]
 
     def _take_best(self, exchange: Exchange, targets: list[Target]) -> Target:
-        """Removes the best target from a list, and returns it. Those that are known to fail come last."""
+        """Removes the best target from a list and returns it. Targets that are known to fail come last."""
         key_id, breakers = exchange.record.key_id, self._breakers
         usable = [each for each in targets if not breakers.is_open(each.provider.name, each.model, key_id)]
         best = self.health.choose(usable or targets, not exchange.is_dry_run)
@@ -130,7 +130,7 @@ class TargetSelection(Component):
             return self._make_request(exchange, fallback, target, has_others=has_others)
         except GatewayError as error:
             add_skipped(exchange.record, target, error.code or error.type)
-            fallback.max_tries += 1  # This was none.
+            fallback.max_tries += 1  # A skipped target is not a try.
             fallback.add_failure(target, error)
             return None
 
@@ -146,7 +146,7 @@ class TargetSelection(Component):
             exchange.get_header,
             exchange.translated,
             None if policy is None else policy.max_output_tokens,
-            # Only a stream shows whether the target has begun.
+            # Only a stream shows early whether the target has begun.
             prefers_stream=has_others and fallback.patience_s is not None and exchange.endpoint.stream is not None,
         )
         choice = fallback.route.choice
@@ -174,9 +174,9 @@ class TargetSelection(Component):
             GatewayError: the error of an earlier target, which tells the client more.
         """
         record, fallback, target = exchange.record, exchange.fallback, request.target
-        withdraw_attempt(record)  # It has ended, if it was made: a breaker kept it from that.
+        withdraw_attempt(record)  # An attempt that is still open was never made, because a breaker refused it.
         has_response = record.upstream_status is not None
-        if has_response:  # The dispatcher has noted all others.
+        if has_response:  # The dispatcher has noted failures without a response.
             if is_targets_failure(error):
                 self.health.record_failure(target, error)
             if record.attempts:
@@ -200,7 +200,7 @@ class TargetSelection(Component):
 
 
 def _may_follow(exchange: Exchange, fallback: Fallback, target: Target, error: UpstreamError) -> bool:
-    """Returns whether another target may be tried. After a prompt that was too long, only a larger one may."""
+    """Returns whether another target may be tried; after a too long prompt, only one with a larger context."""
     if error.code == _CONTEXT_CODE:
         fallback.remaining = [other for other in fallback.remaining if _has_larger_context(other, target)]
     elif not is_targets_failure(error):
@@ -237,29 +237,29 @@ def _fall_back(exchange: Exchange, request: UpstreamRequest, following: Upstream
     )
     open_attempt(exchange.record, following.target)
     try:
-        exchange.write_start()  # Again, with the provider that it goes to now.
+        exchange.write_start()  # Written again, now with the next provider.
     except GatewayError:
         withdraw_attempt(exchange.record)
         raise
 
 
 def _raise_best(exchange: Exchange, fallback: Fallback, last: UpstreamError | None = None) -> None:
-    """Raises the error that it helps most to know about, unless it is `last`: one that a retry can help, the sooner the
-    better; of several the last."""
+    """Raises the most useful error for the client, unless it is `last`: errors that a retry can help come first, by the
+    time until the retry, and among equals the last one."""
     target, error = min(reversed(fallback.failures), key=lambda failure: _get_wait(failure[1]))
     fallback.failures.clear()
     if error is last:
         return
     if exchange.is_sent:
         exchange.set_target(target)
-        # The response of the last target is noted already, and says nothing of this error, nor whether it may be
-        # billed.
+        # The status of the last target's response is already in its attempt. It says nothing about this error, nor
+        # whether it may be billed.
         exchange.record.upstream_status = exchange.record.upstream_request_id = None
     _name_attempts(exchange, error)
     try:
         raise error
     finally:
-        del error  # This frame is part of the error's traceback, and must not keep the error in turn.
+        del error  # This frame is part of the error's traceback, so a reference here would be a cycle.
 
 
 def _name_attempts(exchange: Exchange, error: GatewayError) -> None:
@@ -268,13 +268,13 @@ def _name_attempts(exchange: Exchange, error: GatewayError) -> None:
 
 
 def _get_wait(error: GatewayError) -> tuple[bool, float]:
-    """Returns what errors are compared by: whether a retry is useless, and when it makes sense, in seconds."""
+    """Returns the sort key of an error: whether a retry is useless, and the seconds until it makes sense."""
     is_useless = error.should_retry is False or error.status in _LASTING_STATUSES
     return is_useless, math.inf if error.retry_after_s is None else error.retry_after_s
 
 
 def _has_larger_context(target: Target, than: Target) -> bool:
-    """Returns whether a target is another model that the caller named, with room for more."""
+    """Returns whether a target is another of the caller's models, with a larger context."""
     if target.place == than.place or target.context_length is None:
         return False
     return than.context_length is None or target.context_length > than.context_length
@@ -285,7 +285,7 @@ def _get_key(target: Target) -> tuple[str, str]:
 
 
 def _get_reason(error: UpstreamError) -> str:
-    """Returns a short name of a failure, one of few, for metrics: other codes are the provider's own words."""
+    """Returns one of a few short names for a failure, as a metric label; other codes are the provider's own words."""
     if error.upstream_status is not None:
         return str(error.upstream_status)
     return error.code if error.code is not None and error.code.startswith("upstream_") else error.type

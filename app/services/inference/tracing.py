@@ -1,6 +1,6 @@
-"""Connects a request with its trace: from the client's headers, to the record, the provider and the exported spans.
+"""Connects a request with its trace: from the client's headers to the record, the provider and the exported spans.
 
-Nothing of this is called for a request without `traceparent` while OTEL_EXPORTER_OTLP_ENDPOINT is not set.
+Not called for a request without `traceparent` while OTEL_EXPORTER_OTLP_ENDPOINT is not set.
 """
 
 from __future__ import annotations

@@ -21,17 +21,17 @@ from app.services.inference.choice_errors import make_choice_error
 
 _MAX_KEY_CHARACTERS = 100
 
-# The most names in `models`, beside `model`.
+# The most names allowed in `models`, in addition to `model`.
 MAX_MODELS = 8
 
-# msgspec ends its messages with the place, as in "… - at `$.max_tokens`", or names a missing field.
+# msgspec ends its messages with the path, as in "… - at `$.max_tokens`", or names a missing field.
 _PLACE = re.compile(r"`\$\.([\w.]+)|required field `(\w+)`")
 
 
 def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceBody:
     """Returns the documented fields of a body; null counts as absent.
 
-    In the body itself, documented whole numbers that are written as 5.0 are replaced, because providers refuse them.
+    Documented whole numbers written as 5.0 are replaced in the body itself, because providers refuse them.
 
     Raises:
         BadRequest: a field has the wrong type or is out of range; `param` names it.
@@ -53,7 +53,7 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
 
 
 def _read_models(fields: InferenceBody, names: tuple[str, ...]) -> None:
-    """Checks the names in `models`, and uses the first of them as `model` if the request has none."""
+    """Checks the names in `models`, and uses the first as `model` if the request has none."""
     if not 1 <= len(names) <= MAX_MODELS:
         raise _make_models_error()
     for name in names:
@@ -91,7 +91,7 @@ def _make_name_error(param: str) -> BadRequest:
 
 
 def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:
-    """Converts a body in which whole numbers may be written as 5.0, because JSON has only one number type.
+    """Converts a body that may have whole numbers written as 5.0; JSON has only one number type.
 
     Raises:
         BadRequest: the body is invalid in another way.
@@ -126,7 +126,7 @@ def _make_refusal(kind: type[InferenceBody], body: dict[str, Any], error: Except
         return make_parameter_error(name, f"{_word_requirement(described)}, and it is required")
     value = body.get(name)
     if isinstance(described, inspect.DictType) and isinstance(value, dict):
-        # msgspec does not say which key has the wrong value. All values of such a field have one type, which is text.
+        # msgspec does not say which key has the wrong value. All values of these fields must be texts.
         key = next((key for key in value if not isinstance(value[key], str)), "")
         return make_parameter_error(f"{name}.{key[:_MAX_KEY_CHARACTERS]}", _word_requirement(described.value_type))
     return make_parameter_error(name, _word_requirement(described))
@@ -154,7 +154,7 @@ def _without_null(described: inspect.Type) -> inspect.Type:
 
 
 def _word_requirement(described: inspect.Type) -> str:
-    """Returns what a field must be, as in "be a number from 0 to 2"."""
+    """Returns the requirement for a field, as in "be a number from 0 to 2"."""
     if isinstance(described, inspect.Metadata):
         must = (described.extra or {}).get("must")
         return str(must) if must else _word_requirement(described.type)

@@ -1,18 +1,18 @@
 """Records of requests, written to the local disk first and then shipped to PostgreSQL.
 
     lifecycle.py        the journal of a process: records requests, ships the records, reports its state
-    integrity.py        what became of all requests, and over which workers that speaks
+    integrity.py        the outcome of all requests, and the workers that this covers
     record.py           the record of a request, and its limits
     recorder.py         counts requests and writes their lines
     segment_writer.py, segment_reader.py, segment_format.py   the files
     delivery.py         writes rows and a ledger line to PostgreSQL in one statement
-    repair.py           makes rows acceptable that PostgreSQL refused
+    repair.py           makes refused rows acceptable to PostgreSQL
     shipper.py          delivers this process's rows          orphans.py   and those of dead workers
     folder.py           folds the counts of delivered rows into the sums
-    retry_links.py      links the retries of SDKs to what they repeat
-    registration.py     tells the registry that this worker lives, and how it ended
-    lease_closing.py    gives back what an ended worker drew of budgets and did not spend
-    orphan_backlog.py   measures what dead workers have left
+    retry_links.py      links the retries of SDKs to their originals
+    registration.py     tells the registry that this worker lives, or how it ended
+    lease_closing.py    returns the unspent draws of an ended worker to their budgets
+    orphan_backlog.py   measures the journals that dead workers have left
     kept.py             delivered journals, for a database that is restored
     hosts.py            the hosts by their last sign of life
     adoption.py         delivers the journals of another host, by a command

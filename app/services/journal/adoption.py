@@ -1,4 +1,4 @@
-"""Delivers the journals of another host from a directory, by a command and not by a worker."""
+"""Delivers another host's journals from a directory, by a command and not by a worker."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def list_journals(root: Path) -> list[LocalJournal]:
 
 
 def adopt_journals(root: Path, tell: Callable[[AdoptedJournal], None]) -> int:
-    """Delivers all journals in a directory that no process uses, and removes what is delivered.
+    """Delivers all unused journals in a directory, and removes the delivered ones.
 
-    It can be interrupted at any point, and called again: a row that arrives twice is one row.
+    It can be interrupted at any point and called again: a row that arrives twice is one row.
 
     Args:
         root: a JOURNAL_DIR, or the directory of one worker.
-        tell: is called for each journal that was delivered.
+        tell: called for each delivered journal.
 
     Returns:
-        The number of journals that another process uses, which were left alone.
+        The number of journals in use by another process, which were left alone.
 
     Raises:
         Exception: the database is unavailable, or a file cannot be read.

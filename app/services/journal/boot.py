@@ -1,8 +1,8 @@
-"""In which boot of its host a worker ran: after another one, lines that it wrote may be missing.
+"""The boot of its host in which a worker ran. After a later boot, lines that it wrote may be missing.
 
-A worker notes it in its directory before that has a name, because it may draw from budgets and be killed before it is
-registered. The note needs no flush to the disk: if a power cut takes it, the registry or nobody knows the boot, and
-both mean that lines may be missing.
+A worker notes it in its directory before the directory gets its name, because it may draw from budgets and be killed
+before it is registered. The note needs no flush to the disk: after a power cut that loses it, either the registry knows
+the boot or nobody does, and both mean that lines may be missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_boot_id() -> str:
 
 def write_boot_note(directory: Path) -> None:
     """Notes the current boot in the directory of a worker that runs in it."""
-    with suppress(OSError):  # On a full disk, the registry has to do.
+    with suppress(OSError):  # On a full disk, only the registry has it.
         descriptor = os.open(directory / _NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.write(descriptor, read_boot_id().encode())
@@ -32,7 +32,7 @@ def write_boot_note(directory: Path) -> None:
 
 
 def read_boot_note(directory: Path) -> str:
-    """Returns the boot that is noted in the directory of a dead worker; "" if none is, as by earlier versions."""
+    """Returns the boot noted in a dead worker's directory; "" without a note, as from earlier versions."""
     return _read(directory / _NOTE)
 
 

@@ -1,6 +1,6 @@
 """Writes rows of a journal to PostgreSQL together with the ledger line of their worker.
 
-A delivery keeps the position up to which a journal is delivered, and makes the worker's ledger line for the next rows.
+A delivery tracks the position up to which a journal is delivered, and makes the worker's ledger line for the next rows.
 There is one for the process's own journal (shipper.py) and one for each dead worker's (orphans.py).
 """
 
@@ -36,7 +36,7 @@ class Delivery(ABC):
 
     Args:
         runtime: gives the database and JOURNAL_DIR.
-        worker_id: whose journal it is.
+        worker_id: the worker that wrote the journal.
 
     Attributes:
         version: the version of the ledger line; each statement has a higher one.
@@ -49,7 +49,7 @@ class Delivery(ABC):
         self.version = 0
         self.rejected = 0
         self._written_line: LedgerLine | None = None
-        # Read once, so that a row that is repaired again gets the same time and is not inserted twice.
+        # Read only once, so that a row that is repaired again gets the same time and is not inserted twice.
         self._clocks: Clocks | None = None
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Delivery(ABC):
         """Moves the position past `rows`, the next ones, which are in the database or rejected by it."""
 
     def deliver(self, rows: Sequence[Row]) -> None:
-        """Writes the next rows to the database, repaired where PostgreSQL does not accept them as they are.
+        """Writes the next rows to the database; rows that PostgreSQL refuses are repaired first.
 
         Raises:
             Exception: the database is unavailable. Some rows may be in it; those are marked as delivered.
@@ -99,7 +99,7 @@ class Delivery(ABC):
         return self._clocks
 
     def _deliver_halves(self, rows: Sequence[Row], error: UnacceptableRows) -> None:
-        """Finds the row that is refused although it was repaired. That is a bug in the checks of repair.py."""
+        """Finds the row that is refused although it was repaired. That means a bug in the checks of repair.py."""
         if len(rows) == 1:
             self._deliver_bare(rows[0], error)
             return
@@ -143,7 +143,7 @@ def _log_repaired(row: Row, repaired: RepairedRow, reason: str) -> None:
 
 
 def _write_rejected(root: Path, row: Row, reason: str) -> None:
-    # The row is logged too, because the file may be on the disk that is full.
+    # The row is logged too, because the file may be on the full disk.
     content = row.content.decode(errors="replace")
     log_event("activity_row_rejected", level="error", reason=reason, row=content)
     try:

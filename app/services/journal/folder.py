@@ -1,4 +1,4 @@
-"""Folds the counts of shipped rows into the sums from time to time; statistics do not depend on when."""
+"""Folds the counts of shipped rows into the sums from time to time; the statistics do not depend on the time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
 from app.services.journal.recorder import REPORT_INTERVAL_S
 
-# How often a process looks whether a fold is due. All processes together fold about once a second.
+# How often a process checks whether a fold is due. All processes together fold about once a second.
 LOOK_INTERVAL_S = 1.0
 
-# A worker that has shipped nothing lately looks so much later, in seconds: those that ship look for themselves, so it
-# only finds what a killed one has left.
+# A worker that has shipped nothing lately checks later by this many seconds: workers that ship check themselves, so it
+# would only find deltas of a killed one.
 IDLE_PAUSE_S = 4.0
 
-# The pause after a failure. Readers add what is not folded, so that nothing is urgent.
+# The pause after a failure. Readers add deltas that are not folded, so nothing is urgent.
 FAILURE_PAUSE_S = 5.0
 
 
@@ -31,7 +31,7 @@ class Folder:
         self._report_at_s = 0.0
 
     def fold_if_due(self, *, is_idle: bool) -> None:
-        """Folds if it is time to look; another process may be folding, or nothing may wait.
+        """Folds if a check is due; another process may be folding, or nothing may be waiting.
 
         Args:
             is_idle: whether this process has shipped nothing lately.
@@ -43,7 +43,7 @@ class Folder:
             self._next_at_s = 0.0
 
     def fold_rest(self, timeout_s: float) -> None:
-        """Folds what waits, for up to `timeout_s` seconds: at a stop, so that code before migration 0007 has it too."""
+        """Folds waiting deltas for up to `timeout_s` seconds, at a stop: code before migration 0007 needs that."""
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0 and self._fold(0, left_s):
             pass

@@ -1,4 +1,4 @@
-"""Which hosts there are by their last sign of life, and what the journals of those that are gone may hold."""
+"""The hosts by their last sign of life, and the records that journals of lost hosts may still have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.db.hosts import HostRow, select_hosts
 # The most hosts that are listed.
 MAX_HOSTS = 200
 
-# Workers give a sign of life every ten seconds. After three times that a host is not what it should be.
+# Workers give a sign of life every ten seconds. After three missing ones, something is wrong with the host.
 SILENT_AFTER_S = 30.0
 
 
@@ -41,7 +41,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_host_reports() -> list[HostReport]:
-    """Returns the hosts, the one that has been silent for longest first, at most MAX_HOSTS, in one statement.
+    """Returns the hosts, the longest silent first, at most MAX_HOSTS, in one statement.
 
     Raises:
         DatabaseError: the database is unavailable or slow.
@@ -70,7 +70,7 @@ def _make_report(row: HostRow) -> HostReport:
 
 
 def describe_gone_hosts(hosts: list[HostReport]) -> str | None:
-    """Returns where workers are gone, what their journals may hold and what to do, in words; None if none is."""
+    """Returns the hosts of lost workers, what their journals may have, and the remedy, in words; None without any."""
     gone = [host for host in hosts if host.missing_workers]
     if not gone:
         return None

@@ -1,4 +1,4 @@
-"""Says what became of all requests ever begun, and over which workers and hosts it speaks."""
+"""Reports the outcome of all requests ever begun, and the workers and hosts that the report covers."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Balance(NamedTuple):
 
 
 def select_balance() -> Balance:
-    """Returns whether the records balance, as the report says, in two statements that read no record.
+    """Returns whether the records balance, as in the report, by two statements that read no record.
 
     Raises:
         DatabaseError: the database is unavailable.
@@ -195,7 +195,7 @@ def select_integrity_report() -> Integrity:
 
 
 def _is_balanced(ledger: Mapping[str, int], outcomes: Mapping[str, int], written_off: int) -> bool:
-    # A written-off worker's last report may be from before an outage, and `unrecorded` too low or even zero.
+    # A written-off worker's last report may be older than an outage, so its `unrecorded` may be too low or even zero.
     is_complete = not ledger["rejected"] and not ledger["unrecorded"] and not written_off
     return is_complete and 2 * ledger["started"] == sum(ledger.values()) + sum(outcomes.values())
 

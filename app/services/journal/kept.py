@@ -1,11 +1,11 @@
-"""Keeps delivered journals of workers that have ended for some days, and delivers them again if the database went back.
+"""Keeps delivered journals of ended workers for some days, and delivers them again if the database lost them.
 
-After a restore or a failover the database lacks what it had. Workers that live have the last segments of their journal
-for that (`OwnDelivery.rewind_if_reverted`). The journals of others are moved to JOURNAL_DIR/delivered in place of being
-removed. When a worker sees that the database knows less of one than its files say, it moves them back, and they are
-delivered as those of workers that were killed. A row that arrives twice is one row.
+After a restore or a failover the database lacks recent data. Live workers still have the last segments of their journal
+for this case (`OwnDelivery.rewind_if_reverted`). The journals of ended workers are moved to JOURNAL_DIR/delivered
+instead of being removed. When a worker notices that the database knows less of one than its files contain, it moves
+them back, and they are delivered like those of killed workers. A row that arrives twice is one row.
 
-A database that knows none of these workers is another one, and gets nothing.
+A database that knows none of these workers is another database, and gets nothing.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
 from app.services.journal.segment_format import list_directories, read_counters, remove_directory
 
 _PLACE = "delivered"
-# A day less than the database keeps the line of each worker (app/db/workers.py): for one whose line was merged with
-# others, it would not be known what the database has.
+# A day less than the database keeps the line of each worker (app/db/workers.py): once a line is merged with others,
+# nobody can tell how much the database has of that worker.
 KEPT_S = 6 * 86_400.0
 # A worker leaves up to 8 MB.
 KEPT_BYTES = 64 << 20
 
 
 def keep_directory(directory: Path) -> None:
-    """Moves the delivered journal of a worker that has ended, whose lock the caller holds, and removes the oldest ones.
+    """Moves an ended worker's delivered journal, whose lock the caller holds, and removes the oldest ones.
 
-    One that has no requests, or that cannot be moved, is removed.
+    A journal without requests, or one that cannot be moved, is removed.
     """
     place = directory.parent / _PLACE
     try:
@@ -72,15 +72,15 @@ def _measure(directory: Path) -> int:
 
 
 def return_directories(runtime: Runtime, *, went_back: bool = False) -> int:
-    """Moves those journals back of which the database knows less than it once did; live workers then adopt them.
+    """Moves back the journals of which the database knows less than it once did; live workers then adopt them.
 
     Args:
         runtime: gives the database and JOURNAL_DIR.
-        went_back: whether it is known that the database went back. Otherwise it must know one of the workers, and less
-            of it than its journal has.
+        went_back: whether it is known that the database lost data. Otherwise it must know one of the workers, but less
+            than is in that worker's journal.
 
     Returns:
-        How many were moved.
+        The number of moved journals.
 
     Raises:
         Exception: the database is unavailable.
@@ -115,12 +115,12 @@ def return_directories(runtime: Runtime, *, went_back: bool = False) -> int:
 
 
 def _is_behind(directory: Path, line: LedgerLine | None, closing: str | None) -> bool:
-    """Returns whether the database has a worker as it was before its end, or has given up what that lacked.
+    """Returns whether the database knows a worker as it was before its end, or has written off rows that it lacks.
 
     Args:
         directory: its journal.
-        line: what the database has of it. From before its end, it has requests on their way, or fewer requests.
-        closing: how it ended, as the database has it.
+        line: the worker's line in the database. One from before its end has requests in flight, or fewer requests.
+        closing: the worker's end in the database.
     """
     if line is None or closing in {"reconciled", "written_off"}:
         return True

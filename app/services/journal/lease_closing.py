@@ -1,4 +1,4 @@
-"""Closes the leases of a worker whose records are delivered: what it drew of budgets and did not spend goes back."""
+"""Closes the leases of a worker whose records are delivered: unspent amounts go back to the budgets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from app.runtime import Runtime
 
 
 def close_leases_of(runtime: Runtime, worker_id: str, *, keep: bool, time_limit_s: float) -> None:
-    """Closes all leases of a worker that the registry has as ended; it can be repeated.
+    """Closes all leases of a worker that the registry has as ended; repeating it is safe.
 
     Args:
         runtime: gives the database.
         worker_id: the worker.
-        keep: whether records of it may be missing. Then what it drew and was not charged stays granted, because it may
-            be spent.
-        time_limit_s: how long that may take, in seconds.
+        keep: whether records of it may be missing. Then drawn but uncharged amounts stay granted, because they may be
+            spent.
+        time_limit_s: the time limit, in seconds.
 
     Raises:
         DatabaseError: the database is unavailable; call it again later.

@@ -24,7 +24,7 @@ from app.services.journal.shipper import Shipper
 # The journal checks twice a second whether the disk has room again. A disk that stays full needs an operator.
 RETRY_AFTER_S = 5.0
 
-# How long `close` waits for a statement under way. Only tests close a journal that was not stopped before.
+# How long `close` waits for a running statement. Only tests close a journal without stopping it first.
 _CLOSE_TIMEOUT_S = 1.0
 
 
@@ -39,9 +39,9 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
         unrecorded: requests without a row, because neither the disk nor memory had room.
         rejected_rows: rows that PostgreSQL refused even after their repair; they are in rejected.jsonl.
         shipped_rows: rows written to the database.
-        last_error: why writing or shipping fails now; None when both work.
-        orphaned: what dead workers have left in JOURNAL_DIR, which is not in the backlog above.
-        counts_orphaned: whether it is this process whose gauges have `orphaned` too; one process of them all does.
+        last_error: the error with which writing or shipping fails now; None if both work.
+        orphaned: the journals of dead workers in JOURNAL_DIR; not included in the backlog above.
+        counts_orphaned: whether this process's gauges include `orphaned`; only one process's do.
     """
 
     writable: bool
@@ -79,11 +79,11 @@ class Journal(Component):
         return make_record(key_id, endpoint)
 
     def write_start(self, record: ActivityRecord) -> None:
-        """Writes a record right before the provider is called. If the process dies later, the outcome is `lost`.
+        """Writes a record right before the provider is called. If the process dies after this, the outcome is `lost`.
 
         Raises:
             Unavailable: the journal cannot be written, and JOURNAL_FULL is "refuse"; or the request is charged to a
-                budget, which must not miss it, unless BUDGET_OUTAGE is "serve".
+                budget, which needs its record, unless BUDGET_OUTAGE is "serve".
         """
         try:
             self._recorder.write_start(record.request_id, encode_record(record))
@@ -99,13 +99,13 @@ class Journal(Component):
             self._recorder.count_sent_without_start()
 
     def withdraw(self) -> None:
-        """Takes a `begin` back: another record counts that request. Call it in place of `write_final`."""
+        """Reverts a `begin`, because another record counts the request. Call it in place of `write_final`."""
         self._recorder.count_withdrawn()
 
     def write_final(self, record: ActivityRecord) -> None:
         """Writes the record of a request that has ended. It never raises.
 
-        Call it once for each `begin`, unless that is withdrawn.
+        Call it once for each `begin`, unless that was withdrawn.
         """
         try:
             self._recorder.write_final(record.request_id, encode_record(record))
@@ -114,7 +114,7 @@ class Journal(Component):
             log_event("record_write_failed", level="error", error=error, request_id=record.request_id)
 
     def start(self, describe: Callable[[], bytes | None] | None = None) -> None:
-        """Starts shipping; later calls do nothing. `describe` returns what the registry shows of this worker."""
+        """Starts shipping; later calls do nothing. `describe` returns this worker's state for the registry."""
         if describe is not None:
             self._shipper.registration.describe = describe
         self._shipper.start()
@@ -122,15 +122,15 @@ class Journal(Component):
     def stop(self, timeout_s: float) -> bool:
         """Ships for up to `timeout_s` seconds, closes the leases and the files; returns whether everything is shipped.
 
-        Otherwise another worker, or the next one to start, adopts the rest.
+        Rows that are left are adopted by another worker, or by the next one to start.
         """
         drained = self._shipper.stop(max(0.0, timeout_s - 2 * CLOSE_TIME_LIMIT_S))
         counts = self._recorder.get_counts()
         how: Literal["drained", "left_rows"] = "drained" if drained else "left_rows"
         is_registered = self._shipper.registration.close(how, has_begun=counts.begun > 0)
         if drained and is_registered and self._close_leases(counts):
-            # Moved while the lock is held, so that no other worker adopts the directory. One that the registry could
-            # not be told of stays: the worker that adopts it tells the registry.
+            # Moved while the lock is held, so that no other worker adopts the directory. If the registry could not be
+            # told, the directory stays, and the worker that adopts it tells the registry.
             keep_directory(self._recorder.writer.directory)
         elif not drained:
             self._report_left_rows(counts)
@@ -139,7 +139,7 @@ class Journal(Component):
         return drained
 
     def _close_leases(self, counts: Counts) -> bool:
-        """Gives back what was drawn of budgets and not spent; returns whether that is done."""
+        """Returns unspent draws to their budgets; returns whether that succeeded."""
         if not counts.begun:
             return True
         line = self._shipper.own.make_ledger_line([])
@@ -167,7 +167,7 @@ class Journal(Component):
         )
 
     def _report_orphans(self) -> None:
-        """Says what dead workers have left, because after the last worker's end nobody delivers it before a start."""
+        """Logs the backlog of dead workers, because after the last worker's end nobody delivers it before a start."""
         try:
             left = self._shipper.orphans.measure_now()
         except OSError as error:
@@ -203,7 +203,7 @@ class Journal(Component):
         )
 
     def close(self) -> None:
-        """Ends shipping and releases the files; what is not shipped stays there."""
+        """Ends shipping and releases the files, which keep unshipped rows."""
         self._shipper.stop(_CLOSE_TIMEOUT_S)
         self._shipper.orphans.abandon()
         self._recorder.close()
@@ -222,7 +222,7 @@ def _compute_age_s(content: bytes | None) -> float | None:
 def start_journal(describe: Callable[[], bytes | None] | None = None) -> None:
     """Starts shipping this process's records. A worker calls it once, after the fork.
 
-    Args:
+    describe: returns this worker's state as JSON for the registry, or None for no state.
         describe: returns this worker's state as JSON, for the registry; None for nothing.
     """
     get_component(Journal).start(describe)
@@ -232,7 +232,7 @@ def stop_journal(timeout_s: float) -> bool:
     """Ships the records of this process for up to `timeout_s` seconds and closes its files.
 
     Returns:
-        Whether everything is shipped. Another worker, or the next one to start, adopts the rest.
+        Whether everything is shipped. Rows that are left are adopted by another worker, or by the next one to start.
     """
     return get_component(Journal).stop(timeout_s)
 

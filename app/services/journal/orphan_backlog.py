@@ -1,10 +1,10 @@
-"""Measures the journals of dead workers that wait for delivery, also while the database is away.
+"""Measures the journals of dead workers that wait for delivery, even while the database is away.
 
-One live worker of those that share a JOURNAL_DIR measures: the one that holds the lock of the file `orphans`. It writes
-the result into that file, where the others read it. When it dies, the kernel releases the lock, and another takes over.
+Of the live workers that share a JOURNAL_DIR, one measures: the one with the lock of the file `orphans`. It writes the
+result into that file, where the others read it. When it dies, the kernel releases the lock, and another one takes over.
 
-Nothing is parsed twice: a dead journal changes only when it is delivered. Only two segments of a journal are read,
-whatever its length, because each begins with the number of rows before it and with the requests that had not ended.
+Nothing is parsed twice: a dead journal changes only when it is delivered. Whatever a journal's length, only two
+segments are read, because each begins with the number of rows before it and with the requests that had not ended.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OrphanBacklog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measured(NamedTuple):
-    """The size of one journal: rows, the bytes of their files, and when the oldest ended, in seconds since 1970."""
+    """The size of one journal: rows, the bytes of their files, and the end of the oldest, in seconds since 1970."""
 
     rows: int
     bytes: int
@@ -66,14 +66,14 @@ class Measured(NamedTuple):
 
 
 class OrphanMeter:
-    """Measures, or reads what another worker has measured.
+    """Measures the backlog, or reads the result of another worker.
 
     Args:
         root: JOURNAL_DIR.
         own_id: the worker id of this process.
 
     Attributes:
-        is_chosen: whether this worker is the one that measures, and whose gauges have the result.
+        is_chosen: whether this worker measures; then its gauges have the result.
     """
 
     def __init__(self, root: Path, own_id: str) -> None:
@@ -103,7 +103,7 @@ class OrphanMeter:
         if self._descriptor >= 0:
             if os.fstat(self._descriptor).st_nlink:
                 return True
-            self.abandon()  # Somebody has deleted the file, so other workers cannot see this lock.
+            self.abandon()  # The file was deleted, so other workers cannot see this lock.
         descriptor = os.open(self._root / FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,7 +143,7 @@ class OrphanMeter:
         return _read_totals(content[: _TOTALS.size].ljust(_TOTALS.size, b"\0"))
 
     def measure_now(self) -> OrphanBacklog:
-        """Returns what dead workers have left at this moment.
+        """Returns the current backlog of dead workers.
 
         Raises:
             OSError: a file cannot be read.
@@ -151,7 +151,7 @@ class OrphanMeter:
         return _read_totals(self._measure())
 
     def abandon(self) -> None:
-        """Closes the file; where no other process has it open, that releases the lock."""
+        """Closes the file, which releases the lock if no other process has it open."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self.is_chosen = -1, False
@@ -164,16 +164,16 @@ def _read_totals(content: bytes) -> OrphanBacklog:
 
 
 def is_orphaned(directory: Path) -> bool:
-    """Returns whether the worker of a directory is dead: no process has the lock, or one that adopts the journal."""
+    """Returns whether a directory's worker is dead: no process has the lock, or only one that adopts the journal."""
     lock = directory / "lock"
     try:
         if is_adopted(directory):
             return True
         descriptor = os.open(lock, os.O_RDONLY)
     except OSError:
-        return False  # It is being made or removed.
+        return False  # It is being created or removed.
     try:
-        # Shared, and for microseconds: a worker that wants to adopt the journal just then comes again after seconds.
+        # Shared, and only for microseconds: a worker that wants to adopt the journal just then retries after seconds.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -183,7 +183,7 @@ def is_orphaned(directory: Path) -> bool:
 
 
 def measure_journal(directory: Path) -> Measured:
-    """Returns what a dead worker's journal holds that is not in the database yet."""
+    """Returns the size of the rows in a dead worker's journal that are not in the database yet."""
     position = Position(*read_position(directory))
     numbers = [number for number in segment_numbers(directory) if number >= position.segment]
     if not numbers:

@@ -1,7 +1,7 @@
-"""Adopts the journals of dead workers: ships what they finished, and records what they did not finish as `lost`.
+"""Adopts the journals of dead workers: ships ended requests, and records unfinished ones as `lost`.
 
 Every live worker looks for directories without a lock; the lock decides which worker adopts one. Adoption can be
-interrupted at any point: if an adopter dies, another one continues from the position in the ledger.
+interrupted at any point: if an adopter dies, another worker continues from the position in the ledger.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, Segme
 # A dead worker's rows reach the statistics after at most this time. A search costs one lock call for each worker.
 SEARCH_INTERVAL_S = 5.0
 
-# If a delivered journal cannot be closed in the registry, that is tried again after this time.
+# The pause before another attempt to close a delivered journal in the registry.
 _CLOSE_RETRY_S = 60.0
 
-# A statement that the dead worker sent may be carried out later, with a version a little above the one in the ledger.
+# A statement of the dead worker may be executed late, with a version a little above the one in the ledger.
 _VERSION_MARGIN = 1_000_000
 
 
@@ -54,7 +54,7 @@ class OrphanAdopter:
 
     Args:
         runtime: gives the database and JOURNAL_DIR.
-        own_id: the worker id of this process, whose journal is not an orphan.
+        own_id: the worker id of this process, whose own journal is not an orphan.
     """
 
     def __init__(self, runtime: Runtime, own_id: str) -> None:
@@ -62,7 +62,7 @@ class OrphanAdopter:
         self._own_id = own_id
         self._adopted: OrphanDelivery | None = None
         self._search_at_s = 0.0
-        # Directory name → when to look at it again.
+        # Directory name → the time of its next check.
         self._later_s: dict[str, float] = {}
 
     def deliver_next(self) -> bool:
@@ -121,7 +121,7 @@ class OrphanDelivery(Delivery):
 
     @property
     def lost(self) -> int:
-        """The requests that the worker sent to a provider and did not finish; 0 before the first batch."""
+        """The number of requests that the worker sent to a provider and did not finish; 0 before the first batch."""
         return 0 if self._journal is None else self._journal.lost
 
     def deliver_next(self) -> bool:
@@ -139,13 +139,13 @@ class OrphanDelivery(Delivery):
         return False
 
     def finish(self, *, keeps: bool) -> bool:
-        """Closes the dead worker in the registry and its leases, takes its journal away, and releases the lock.
+        """Closes the dead worker and its leases in the database, removes its journal, and releases the lock.
 
         Args:
-            keeps: whether its files are kept for some days, for a database that is restored.
+            keeps: whether to keep its files for some days, in case the database is restored.
 
         Returns:
-            Whether that is done. If not, the journal stays, so that it can be done later.
+            Whether that succeeded. If not, the journal stays for a later attempt.
         """
         assert self._journal is not None
         try:
@@ -153,7 +153,7 @@ class OrphanDelivery(Delivery):
             with time_limit(STATEMENT_TIME_LIMIT_S):
                 ran_in = read_boot_note(self.directory) or select_boot_id(engine, self.worker_id)
                 upsert_closed(engine, self.worker_id, "adopted")
-            # After a power cut, lines may be missing that were written.
+            # After a power cut, lines that were written may be missing.
             keep = ran_in != read_boot_id() or self._journal.has_gaps or self.rejected > 0
             close_leases_of(self.runtime, self.worker_id, keep=keep, time_limit_s=STATEMENT_TIME_LIMIT_S)
         except Exception as error:
@@ -198,9 +198,9 @@ class _OrphanedJournal:
     Attributes:
         last_line: the last line that the worker wrote into the ledger.
         reader: reads its F lines after the position in `last_line`.
-        started: requests that it began.
-        lost: requests that it sent to a provider and did not finish.
-        has_gaps: whether requests were served of which nothing is known, or segments are missing.
+        started: the number of requests that it began.
+        lost: the number of requests that it sent to a provider and did not finish.
+        has_gaps: whether requests were served that left no trace, or segments are missing.
     """
 
     def __init__(self, directory: Path, last_line: LedgerLine) -> None:
@@ -218,7 +218,7 @@ class _OrphanedJournal:
         self.started = max(counters.begun, accounted)
         self._unsent = self.started - accounted
         if counters.sent_without_start:
-            # Some requests were sent to a provider without an S line; those that are unaccounted for may be among them.
+            # Some requests were sent to a provider without an S line; they may be among the unaccounted ones.
             self._unrecorded, self._unsent = self._unrecorded + self._unsent, 0
         self.has_gaps = self._unrecorded > 0 or counters.sent_without_start > 0 or self._misses_segment(directory)
 
@@ -254,7 +254,7 @@ class _OrphanedJournal:
         self._unshipped += end > self.reader.position
 
     def make_lost_rows(self) -> list[Row]:
-        """Returns the next rows of requests that did not end, as their S lines have them."""
+        """Returns the next rows of requests that did not end, made from their S lines."""
         return [Row(content, None) for content in islice(self._starts.values(), BATCH_ROWS)]
 
     def make_ledger_line(self, rows: Sequence[Row], version: int, rejected: int) -> LedgerLine:
@@ -286,7 +286,7 @@ class _OrphanedJournal:
 
 
 def _write_position(directory: Path, position: Position) -> None:
-    with suppress(OSError):  # The ledger has it too.
+    with suppress(OSError):  # The ledger has the position too.
         descriptor = os.open(directory / COUNTERS, os.O_WRONLY)
         try:
             write_position(descriptor, *position)

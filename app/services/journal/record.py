@@ -1,4 +1,4 @@
-"""The record of a request: its fields, its limits, and its form as JSON. It never holds contents of messages."""
+"""The record of a request: its fields, its limits, and its JSON form. It never contains message contents."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ LOST_STATUS = 500
 # UPSTREAM_RETRIES allows eleven attempts at most; if there are that many, the first is dropped.
 MAX_ATTEMPTS = 10
 
-# In the last 80 bits of a UUID: the version and the variant, and the bits that are not theirs.
+# The version and the variant of a UUID in its last 80 bits, and a mask of all other bits.
 _VERSION_BITS = 7 << 76 | 2 << 62
 _RANDOM_BITS = 0xFFF << 64 | 0x3FFF_FFFF_FFFF_FFFF
 
-# A record with a text over the limit has more bytes than this. Shorter ones, as those of a start, are not searched.
+# A record with a text over the limit has more bytes than this. Shorter ones, such as starts, are not searched.
 _LONG_RECORD_BYTES = 500
 _SHORTEST_LIMIT = min(MAX_NAME_CHARACTERS, MAX_MESSAGE_CHARACTERS)
 
-# The fields whose text comes from a client or a provider. All others have the gateway's own values.
+# Fields with text from a client or a provider. All other values come from the gateway itself.
 _EXTERNAL_TEXTS = (
     "model_requested",
     "model_served",
@@ -43,19 +43,19 @@ _EXTERNAL_TEXTS = (
 
 
 def _always(value: Any) -> Any:
-    """Returns a field with this default that every line has: msgspec writes defaults that a function makes."""
+    """Returns a field with a default that is in every line: msgspec writes defaults made by a function."""
     return msgspec.field(default_factory=lambda: value)
 
 
 class ActivityRecord(msgspec.Struct, omit_defaults=True):
     """The record of one request. The fields are the columns of activity in app/db/tables.py; None is unknown.
 
-    Some columns are missing: worker_id, which the statement that inserts the row has from the ledger line, and those
-    that are written to the row later.
+    Some columns are missing: worker_id, which the insert statement takes from the ledger line, and those that are
+    written to the row later.
 
-    The defaults are those of a lost request, one that was sent to a provider and never ended. What is unknown is left
-    out of the line: a start has 380 bytes in place of 840, an end 600 in place of 880, and writing them, reading them
-    again, quoting them and parsing them in PostgreSQL costs by the byte. Defaults other than None are in every line.
+    The defaults are those of a lost request, one that was sent to a provider and never ended. Unknown values are left
+    out of the line: a start has 380 bytes in place of 840, an end 600 in place of 880, and the cost of writing,
+    reading, quoting and parsing them in PostgreSQL grows with the bytes. Defaults other than None are in every line.
     """
 
     request_id: str
@@ -116,7 +116,7 @@ def make_record(key_id: str, endpoint: str) -> ActivityRecord:
         started_at=_format_now(),
         key_id=key_id,
         endpoint=endpoint,
-        # The defaults; calling the functions that make them would take half a microsecond.
+        # Sets the defaults directly; calling the functions that make them would take half a microsecond.
         stream=False,
         status=LOST_STATUS,
         outcome="lost",
@@ -129,8 +129,8 @@ def make_record(key_id: str, endpoint: str) -> ActivityRecord:
 def make_request_id() -> str:
     """Returns a UUID of version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits.
 
-    The random bits alone make it unique, so the clock may step back. Python's generator is seeded by the system, and
-    again after each fork; request ids are not secret.
+    The random bits alone make it unique, so the clock may step back. The system seeds Python's generator, again after
+    each fork; request ids are not secret.
     """
     number = time.time_ns() // 1_000_000 << 80 | random.getrandbits(80) & _RANDOM_BITS | _VERSION_BITS
     text = number.to_bytes(16, "big").hex()
@@ -152,7 +152,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_record(record: ActivityRecord) -> bytes:
-    """Returns the record as JSON on one line, in a form that PostgreSQL accepts.
+    """Returns the record as one line of JSON that PostgreSQL accepts.
 
     Also truncates the texts of a long record to MAX_NAME_CHARACTERS and its attempts to the last MAX_ATTEMPTS. Changes
     the record itself, so that the log and the metrics have the same texts. The database truncates texts of all records.
@@ -170,7 +170,7 @@ def encode_record(record: ActivityRecord) -> bytes:
         # A value that JSON cannot represent is a bug in the gateway. The request still gets a record, without details.
         log_event("record_encoding_failed", level="error", error=error, request_id=record.request_id)
         line = _encode(_without_details(record))
-    # PostgreSQL's text type has no NUL character.
+    # PostgreSQL's text type cannot store NUL.
     return line.replace(b"\\u0000", b"\\ufffd") if b"\\u0000" in line else line
 
 
@@ -205,7 +205,7 @@ def _truncate(record: ActivityRecord) -> None:
 
 
 def _change_texts(attempts: list[Any], change: Callable[[str], str]) -> list[Any]:
-    """Returns the attempts with all their texts changed: providers choose codes, and callers the names of models."""
+    """Returns the attempts with all their texts changed: providers choose the codes, and callers the model names."""
     return [
         {name: change(value) if isinstance(value, str) else value for name, value in attempt.items()}
         for attempt in attempts

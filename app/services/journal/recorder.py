@@ -1,7 +1,7 @@
 """Counts the requests of this process and writes their lines to the journal.
 
-Nothing grows in memory while PostgreSQL is unavailable. While the disk is full or broken, memory holds one line for
-each request in flight and at most MAX_MEMORY_ROWS rows more; rows beyond that are counted as unrecorded.
+Memory does not grow while PostgreSQL is unavailable. While the disk is full or broken, memory holds one line for each
+request in flight and at most MAX_MEMORY_ROWS more rows; rows beyond that are counted as unrecorded.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from app.services.journal.segment_writer import SegmentWriter
 # 6 MB at 600 bytes per row: a full disk must not fill the memory of a worker too.
 MAX_MEMORY_ROWS = 10_000
 
-# A failure of the disk or of the database is logged again after this many seconds while it lasts.
+# A lasting failure of the disk or the database is logged again after this many seconds.
 REPORT_INTERVAL_S = 60.0
 
 
 class Counts(NamedTuple):
-    """Counts of the requests that this process began, taken at one instant.
+    """Counts of the requests that this process began, all at one instant.
 
-    begun = in_flight + final_lines + in_memory + unrecorded + rows that were delivered from memory.
+    begun = in_flight + final_lines + in_memory + unrecorded + rows delivered from memory.
 
     Attributes:
         begun: requests begun.
         in_flight: requests that have not ended.
-        final_lines: F lines written, including those in segments that are removed.
+        final_lines: F lines written, including those in removed segments.
         in_memory: rows that wait for the disk.
         unrecorded: requests without a row, because neither disk nor memory had room.
     """
@@ -46,7 +46,7 @@ class Counts(NamedTuple):
 
 
 class Recorder:
-    """Writes the lines of one process into a directory of its own.
+    """Writes the lines of one process into its own directory.
 
     Args:
         root: JOURNAL_DIR.
@@ -56,8 +56,8 @@ class Recorder:
     Attributes:
         worker_id: the name of the directory.
         writer: its segments.
-        error: why the last write failed; None when it succeeded.
-        shipped_lines: F lines that are in the database or rejected by it. The shipper counts them.
+        error: the error of the last write; None if it succeeded.
+        shipped_lines: F lines that are in the database or rejected by it. The shipper updates this.
     """
 
     def __init__(self, root: Path, policy: str, worker_id: str | None = None) -> None:
@@ -73,15 +73,15 @@ class Recorder:
         self._final_lines = 0
         # S lines of requests without an F line on the disk; each new segment begins with them.
         self._starts: dict[str, bytes] = {}
-        # F lines that failed to be written although their S line is on the disk. At most one for each request in
+        # F lines that could not be written although their S line is on the disk. At most one for each request in
         # flight; they wait for the disk, because the S line alone would make the request lost.
         self._waiting_finals: dict[str, bytes] = {}
-        # F lines that failed to be written and have no S line: of refused requests, and of all with JOURNAL_FULL=serve.
+        # F lines that could not be written and have no S line: of refused requests, and of all with JOURNAL_FULL=serve.
         self._memory_finals: deque[bytes] = deque()
         self._report_at_s = 0.0
         self._reported = False
-        # A lock between threads also under gevent, whose own ones cost a request 8 µs. Greenlets of one thread get no
-        # protection from it and need none, because code that holds it must not switch to another greenlet.
+        # A thread lock even under gevent, whose own locks cost a request 8 µs. It does not protect greenlets of one
+        # thread from each other, and need not, because code that holds it must not switch to another greenlet.
         self._lock = RLock()
 
     def count_begun(self) -> None:
@@ -92,7 +92,7 @@ class Recorder:
             self.writer.write_counters()
 
     def count_withdrawn(self) -> None:
-        """Takes one `count_begun` back, of a request that has no line."""
+        """Reverts one `count_begun`, for a request that has no line."""
         with self._lock:
             self._begun -= 1
             self._in_flight -= 1
@@ -110,7 +110,7 @@ class Recorder:
             self._starts[request_id] = line
 
     def count_sent_without_start(self) -> None:
-        """Counts a request that is sent to a provider although `write_start` failed."""
+        """Counts a request that is sent to a provider although its `write_start` failed."""
         with self._lock:
             self._sent_without_start += 1
             self.writer.write_counters()
@@ -152,7 +152,7 @@ class Recorder:
         return encode_head(self._final_lines) + b"".join(self._starts.values())
 
     def get_counts(self) -> Counts:
-        """Returns the counts of this instant."""
+        """Returns the current counts."""
         with self._lock:
             return Counts(
                 begun=self._begun,
@@ -174,10 +174,10 @@ class Recorder:
                 self._memory_finals.popleft()
 
     def flush_and_probe(self) -> None:
-        """Writes the lines held in memory if the disk takes them, and sets `error` to the state of the disk.
+        """Writes the lines held in memory if the disk accepts them, and sets `error` to the state of the disk.
 
-        The shipper calls this at its start and then twice a second. So a journal that cannot be written is known
-        before the first request, and its recovery is noticed even without requests.
+        The shipper calls this at its start and then twice a second. So a journal that cannot be written is known before
+        the first request, and its recovery is noticed even without requests.
         """
         with self._lock:
             previous_error = self.error
@@ -204,7 +204,7 @@ class Recorder:
             self._memory_finals.popleft()
 
     def _restart_if_removed(self) -> int | None:
-        """Closes the segments if they have been deleted; returns how many unshipped rows were lost, else None."""
+        """Closes the segments if they were deleted; returns the number of unshipped rows lost with them, else None."""
         if not self.writer.is_removed():
             return None
         self.writer.close()
@@ -236,6 +236,6 @@ class Recorder:
             log_event("journal_write_resumed", unrecorded=counts.unrecorded)
 
     def close(self) -> None:
-        """Releases the directory, which other workers may adopt from then on."""
+        """Releases the directory, so that other workers may adopt it."""
         with self._lock:
             self.writer.close()

@@ -1,4 +1,4 @@
-"""Keeps the row of this worker in the registry: who it is, that it lives, its state, and how it ended.
+"""Maintains this worker's row in the registry: its identity, its signs of life, its state, and its end.
 
 The shipper's thread calls it. A failure is logged and tried again later; it never stops shipping.
 """
@@ -20,11 +20,11 @@ from app.services.journal.boot import read_boot_id
 from app.services.journal.recorder import REPORT_INTERVAL_S
 from app.version import compute_digest
 
-# Often enough that a worker is named missing after minutes, and one small update per worker costs nothing.
+# Often enough that a missing worker is reported after minutes; one small update per worker costs almost nothing.
 SEEN_INTERVAL_S = 10.0
-# Shipping waits meanwhile, so a row that is locked by somebody else is left alone soon.
+# Shipping waits meanwhile, so the attempt on a locked row ends soon.
 SEEN_TIME_LIMIT_S = 2.0
-# A worker that stops has only seconds, most of which belong to its rows.
+# A stopping worker has only seconds, most of which belong to its rows.
 CLOSE_TIME_LIMIT_S = 0.5
 
 
@@ -36,7 +36,7 @@ class WorkerRegistration:
         worker_id: the name of the worker's directory in the journal.
 
     Attributes:
-        describe: returns what the worker says of its state, as JSON; it is called for each sign of life.
+        describe: returns the worker's report of its state, as JSON; called for each sign of life.
     """
 
     def __init__(self, runtime: Runtime, worker_id: str) -> None:
@@ -68,7 +68,7 @@ class WorkerRegistration:
         self._is_registered = True
 
     def _describe(self) -> bytes | None:
-        """Returns the state; None if it cannot be told, which must not make this worker look dead."""
+        """Returns the state; None if making it fails, because that must not make this worker look dead."""
         try:
             return self.describe()
         except Exception as error:
@@ -76,14 +76,14 @@ class WorkerRegistration:
             return None
 
     def close(self, how: Literal["drained", "left_rows"], *, has_begun: bool) -> bool:
-        """Notes how this worker ended.
+        """Records how this worker ended.
 
         Args:
             how: see app/db/workers.py.
-            has_begun: whether it has begun a request; a worker that has not, and is not registered, needs no row.
+            has_begun: whether it has begun a request; an unregistered worker without requests needs no row.
 
         Returns:
-            Whether the registry knows it now.
+            Whether the registry has it now.
         """
         if not self._is_registered and not has_begun:
             return True

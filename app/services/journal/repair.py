@@ -1,8 +1,8 @@
-"""Makes rows acceptable that PostgreSQL refused: an absurd value costs itself, never the row.
+"""Makes refused rows acceptable to PostgreSQL: an absurd value costs only that value, never the row.
 
-The checks are those of the table activity. A value that fails them is removed where the column may be NULL, and
-replaced by the most cautious one where not; the column `repaired` names the columns. Repairing a row twice gives the
-same row, so that a row whose delivery is repeated is not counted twice.
+The checks are those of the table activity. A value that fails them is removed if the column may be NULL, and otherwise
+replaced with the most cautious one; the column `repaired` names the columns. Repairing a row twice gives the same row,
+so a row whose delivery is repeated is not counted twice.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from app.db.insert_sql import WRITTEN_LATER
 from app.db.tables import COST_KINDS, MAX_MS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
 from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 
-# Days outside of these get no partition (app/db/insert_sql.py).
+# Days outside this range get no partition (app/db/insert_sql.py).
 _FIRST_TIME, _LAST_TIME = datetime(2020, 1, 1, tzinfo=UTC), datetime(2119, 12, 31, tzinfo=UTC)
 
 # The columns are Numeric(30, 15) and Numeric(30, 12).
 _MAX_COST_USD = Decimal(10) ** 14
 _MAX_CHARGE_USD = Decimal(10) ** 17
 
-# Twice as many as an attempt has.
+# Twice the number of an attempt's fields.
 _MAX_ATTEMPT_FIELDS = 14
 
 # A request has a handful of budgets, each with one period.
 _MAX_PERIODS = 100
 
-# The others are made below, by the statement that inserts the row, or after it.
+# These columns are set below, by the statement that inserts the row, or after it.
 _NOT_CHECKED = {"request_id", "started_at", "repaired", "worker_id", *WRITTEN_LATER}
 _COLUMNS = [column.name for column in activity.columns if column.name not in _NOT_CHECKED]
 
-# A number of more digits is out of every range, and reading it takes time that grows with their square.
+# A number with more digits is out of every range, and the time to read it grows with the square of their number.
 _MAX_DIGITS = 40
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,13 +47,13 @@ _INT_4, _INT_8 = 2**31 - 1, 2**63 - 1
 
 
 class _Unusable(ValueError):
-    """A value that the column does not take."""
+    """A value that the column does not accept."""
 
 
 def _make_text(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unusable
-    # PostgreSQL has neither NUL characters nor lone surrogates.
+    # PostgreSQL can store neither NUL characters nor lone surrogates.
     return value.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
@@ -119,7 +119,7 @@ def _make_attempts(value: Any) -> list[dict[str, Any]]:
 
 
 def _make_attempt(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns an attempt with all of its fields, also those of later code; an unacceptable value becomes None."""
+    """Returns an attempt with all its fields, including those of later code; an unacceptable value becomes None."""
     kept = list(fields.items())[:_MAX_ATTEMPT_FIELDS]
     return {_make_text(name)[:MAX_NAME_CHARACTERS]: _make_scalar(value) for name, value in kept}
 
@@ -147,7 +147,7 @@ _SMALL_INT = _make_int(-_INT_4, _INT_4)
 
 _TOKEN_COLUMNS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 
-# How the value of each column is checked, apart from the row's id and time. Absent ones are texts.
+# The check for each column's value, apart from the row's id and time. Columns not listed here are texts.
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_TOKEN_COLUMNS, _TOKENS),
     "stream": _make_bool,
@@ -173,7 +173,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "replay_of": lambda value: str(uuid.UUID(_make_text(value))),
 }
 
-# The values of columns that may not be NULL, for rows without a usable one. Its end is then unknown: `lost`.
+# Values for columns that may not be NULL, for rows without a usable one. The row's end is then unknown: `lost`.
 _REQUIRED: dict[str, Any] = {
     "key_id": "unknown",
     "endpoint": "unknown",
@@ -199,9 +199,9 @@ def repair_row(content: bytes, clocks: Clocks, *, is_bare: bool = False) -> Repa
     """Returns the row with every value that PostgreSQL would refuse removed or replaced.
 
     Args:
-        content: a row as JSON, or whatever stands in its place.
-        clocks: read once for all rows of a delivery; they move a time that only a wrong clock can give.
-        is_bare: whether to remove everything that may be absent.
+        content: a row as JSON, or any other content in its place.
+        clocks: read once for all rows of a delivery; they correct a time that only a wrong clock can cause.
+        is_bare: whether to remove every value that may be absent.
     """
     row = _read_row(content)
     repaired = {name: _repair_value(name, row.get(name)) for name in _COLUMNS}
@@ -218,7 +218,7 @@ def repair_row(content: bytes, clocks: Clocks, *, is_bare: bool = False) -> Repa
 
 def _read_row(content: bytes) -> dict[str, Any]:
     try:
-        # The standard library's parser reads NaN and numbers of any size, which may be why the row was refused.
+        # The standard library's parser reads NaN and numbers of any size, which may be the reason for the refusal.
         row = json.loads(content.decode(errors="replace"), parse_int=_parse_int)
     except (ValueError, RecursionError):
         return {}
@@ -238,7 +238,7 @@ def _repair_value(name: str, value: Any) -> Any:
 
 
 def _repair_cost(repaired: dict[str, Any], changed: list[str]) -> None:
-    """Removes a cost that was computed from tokens that are no numbers of tokens, and one that contradicts its kind."""
+    """Removes a cost that was computed from invalid token counts, and one that contradicts its kind."""
     is_known = repaired["cost_kind"] != "unknown" and not any(name in _TOKEN_COLUMNS for name in changed)
     if repaired["cost_usd"] is not None and not is_known:
         repaired["cost_usd"] = None
@@ -279,7 +279,7 @@ def _parse_time(value: Any) -> datetime | None:
 
 
 def _find_time(given: datetime | None, request_id: uuid.UUID | None, clocks: Clocks) -> datetime:
-    """Returns the best guess of when a request began: by its record, else by its id, moved by the clock's error."""
+    """Returns the best estimate of a request's start: by its record, else by its id, corrected by the clock's error."""
     guesses = [given] if given else []
     if request_id is not None and request_id.version == 7:
         # 48 bits of milliseconds are more than a datetime holds.

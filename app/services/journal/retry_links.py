@@ -25,41 +25,41 @@ from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S
 from app.services.journal.folder import IDLE_PAUSE_S
 from app.services.journal.recorder import REPORT_INTERVAL_S
 
-# How often a process looks for retries that wait. All processes together link about as often.
+# How often a process looks for waiting retries. All processes together link about as often.
 LOOK_INTERVAL_S = 2.0
 FAILURE_PAUSE_S = 10.0
 
-# How many retries one transaction links, and among how many requests it looks for what they repeat.
+# The most retries that one transaction links, and the most requests among which it looks for their originals.
 MAX_RETRIES = 500
 MAX_ATTEMPTS = 5_000
 
-# SDKs wait up to a minute for `retry-after`. A client that gave up may be noticed, and its attempt end, a moment after
-# the retry began.
+# SDKs wait up to a minute for `retry-after`. The gateway may notice that a client gave up, and the attempt may end,
+# only a moment after the retry began.
 LONGEST_PAUSE = timedelta(seconds=150)
-# After an answer that was sent there is no `retry-after`: a client that did not get it waits for eight seconds at most.
-# Later requests with the same body are new ones, whose own first attempt never arrived.
+# After an answer that was sent there is no `retry-after`: a client that did not receive it waits for at most eight
+# seconds. Later requests with the same body are new ones, whose own first attempt never arrived.
 LONGEST_PAUSE_OK = timedelta(seconds=15)
-# If the end of an attempt is not known, because its worker was killed: SDKs give up after ten minutes by default.
+# For an attempt whose end is unknown, because its worker was killed: SDKs give up after ten minutes by default.
 LONGEST_UNKNOWN = timedelta(minutes=12)
-# No request takes longer, so what started earlier is not looked at.
+# No request takes longer, so earlier starts are not searched.
 REACH = timedelta(hours=1)
 
-# The attempt right before a retry may be on its way here for this long. After that, an earlier one is taken: the
-# gateway refuses some attempts before it reads their body, so they have no digest.
+# The attempt right before a retry may need this long to arrive here. After that, an earlier one is used: the gateway
+# refuses some attempts before it reads their body, so they have no digest.
 PATIENCE_S = 60.0
 
 
 def match_retries(retries: Sequence[Attempt], attempts: Sequence[Attempt]) -> list[Link]:
-    """Finds which attempt each retry repeats.
+    """Finds the attempt that each retry repeats.
 
     A retry repeats an earlier attempt with the same key, endpoint and digest and a lower number, which ended at most
     LONGEST_PAUSE before it began, or LONGEST_PAUSE_OK if it was served. No two retries repeat the same attempt. If
     several attempts are possible, because a client sends one body several times at once, the one with the highest
-    number is taken, then one that had ended and failed, then the one that ended last.
+    number is chosen, then one that had ended and failed, then the one that ended last.
 
     Args:
-        retries: those that are to be linked.
-        attempts: what they may repeat; retries may be among them.
+        retries: the retries to link.
+        attempts: the attempts that they may repeat; retries may be among them.
     """
     by_body: dict[tuple[str, str, str], list[Attempt]] = defaultdict(list)
     for attempt in attempts:
@@ -96,7 +96,7 @@ def _rank(retry: Attempt, attempt: Attempt) -> tuple[int, bool, bool, bool, date
 
 
 class RetryLinker:
-    """Links the retries that wait, at most every LOOK_INTERVAL_S. It never raises."""
+    """Links waiting retries, at most every LOOK_INTERVAL_S. It never raises."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -104,7 +104,7 @@ class RetryLinker:
         self._report_at_s = 0.0
 
     def link_if_due(self, *, is_idle: bool) -> None:
-        """Links if it is time to look; another process may be linking, or nothing may wait.
+        """Links if a check is due; another process may be linking, or nothing may be waiting.
 
         Args:
             is_idle: whether this process has shipped nothing lately.
@@ -123,7 +123,7 @@ class RetryLinker:
                 log_event("retry_linking_failed", level="warning", reason=describe_error(error))
 
     def link(self) -> int:
-        """Links what waits, in one transaction, and returns how many were linked.
+        """Links waiting retries in one transaction, and returns the number of links.
 
         Raises:
             DatabaseError: the database is unavailable; nothing was linked.

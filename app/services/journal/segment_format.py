@@ -2,13 +2,13 @@
 
     JOURNAL_DIR/
         rejected.jsonl            rows that PostgreSQL refused
-        keys.snapshot             no part of the journal, see app/services/keys/snapshot_file.py
-        orphans                   what dead workers have left (orphan_backlog.py)
+        keys.snapshot             not part of the journal, see app/services/keys/snapshot_file.py
+        orphans                   the backlog of dead workers (orphan_backlog.py)
         <worker id>/
             lock                  locked (flock) for as long as the worker lives
             counters              see `Counters`; then the position up to which its rows are delivered
             boot                  the boot of the host in which the worker ran (boot.py)
-            adopted               made by a worker that adopts the journal of this one, which is dead
+            adopted               created by a worker that adopts the journal of this one, which is dead
             0000000001.journal    segments, numbered upwards; the last one is being written
         delivered/<worker id>/    the same, of workers that have ended (kept.py)
 
@@ -43,7 +43,7 @@ _POSITION = struct.Struct("<2Q")
 
 _ADOPTED = "adopted"
 
-# A directory that is being made or removed has this suffix, for a moment, so that nobody takes it for a journal.
+# The temporary suffix of a directory that is being created or removed, so that nobody takes it for a journal.
 _UNNAMED = ".tmp"
 _MAX_UNNAMED_S = 60.0
 
@@ -76,7 +76,7 @@ class Lines(NamedTuple):
 
 
 def read_counters(directory: Path) -> Counters:
-    """Returns the counts of a dead worker; zeros if it died before it wrote them."""
+    """Returns the counts of a dead worker; zeros if it died before it wrote any."""
     try:
         content = (directory / COUNTERS).read_bytes()
     except FileNotFoundError:
@@ -85,14 +85,14 @@ def read_counters(directory: Path) -> Counters:
 
 
 def encode_counters(begun: int, unrecorded: int, sent_without_start: int) -> bytes:
-    """Returns the content of the file of counters. It lies within one page, so the kernel writes all of it or none."""
+    """Returns the content of the counters file. It lies within one page, so the kernel writes all of it or none."""
     return _COUNTERS.pack(begun, unrecorded, sent_without_start)
 
 
 def write_position(counters: int, segment: int, offset: int) -> None:
-    """Writes the position up to which rows are delivered; `counters` is a descriptor of the file of counters.
+    """Writes the position up to which rows are delivered; `counters` is a descriptor of the counters file.
 
-    The ledger has the same position, and decides what is delivered again. This one serves while the database is away.
+    The ledger has the same position and decides what is delivered again. This one serves while the database is away.
 
     Raises:
         OSError: it cannot be written.
@@ -116,7 +116,7 @@ def list_directories(root: Path) -> list[Path]:
 
 
 def mark_adopted(directory: Path) -> None:
-    """Notes that the lock of this directory belongs to a worker that adopts the journal."""
+    """Marks the lock of this directory as that of a worker that adopts the journal."""
     with suppress(OSError):  # On a full disk, its rows are missing in the gauges until they are delivered.
         (directory / _ADOPTED).touch(0o600)
 
@@ -129,10 +129,10 @@ def is_adopted(directory: Path) -> bool:
 def lock_directory(directory: Path) -> int | None:
     """Locks a worker's directory and returns the descriptor that holds the lock.
 
-    Returns None if another process has the lock, or if the directory is missing or is removed meanwhile.
+    Returns None if another process has the lock, or if the directory is missing or being removed.
 
     Raises:
-        OSError: the lock file cannot be made.
+        OSError: the lock file cannot be created.
     """
     try:
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -150,16 +150,15 @@ def lock_directory(directory: Path) -> int | None:
 
 
 def make_directory(directory: Path) -> int | None:
-    """Makes a worker's directory and returns the descriptor that holds its lock.
+    """Creates a worker's directory and returns the descriptor that holds its lock.
 
-    A directory without a lock is a dead worker's, which any live worker adopts. So it gets its name when it is locked
-    and says in which boot its worker runs.
-    If it is there already, it is locked where it is.
+    A directory without a lock is a dead worker's, which any live worker adopts. So the directory gets its name only
+    once it is locked and has a note of its worker's boot. An existing directory is locked in place.
 
     Returns None if another process has the lock.
 
     Raises:
-        OSError: the directory or its lock file cannot be made.
+        OSError: the directory or its lock file cannot be created.
     """
     if directory.exists():
         return lock_directory(directory)
@@ -178,7 +177,7 @@ def make_directory(directory: Path) -> int | None:
 
 
 def remove_unnamed_directories(root: Path) -> None:
-    """Removes what workers have left in JOURNAL_DIR that died while they made or removed a directory."""
+    """Removes directories in JOURNAL_DIR that workers left when they died while creating or removing one."""
     for directory in root.glob("*" + _UNNAMED):
         with suppress(OSError):
             if time.time() - directory.stat().st_mtime < _MAX_UNNAMED_S:
@@ -192,8 +191,8 @@ def remove_unnamed_directories(root: Path) -> None:
 def remove_directory(directory: Path) -> None:
     """Removes a worker's directory, whose lock the caller holds. Missing files and a missing directory are fine.
 
-    It loses its name first. Otherwise another worker could make its lock file again between the removal of the files
-    and that of the directory, and take it for the journal of a worker that was killed.
+    It loses its name first. Otherwise, after the removal of the files and before that of the directory, another worker
+    could create its lock file again and take it for the journal of a killed worker.
     """
     unnamed = directory.with_name(directory.name + _UNNAMED)
     try:
@@ -229,7 +228,7 @@ def encode_head(finished: int) -> bytes:
 def read_lines(path: Path, offset: int, limit: int = READ_BYTES) -> Lines:
     """Returns whole lines from `offset` on: about `limit` bytes, and at least one line if there is one.
 
-    A last line without a line feed is left out: it is still being written, or its writer died.
+    A last line without a line feed is left out: either it is still being written, or its writer died.
 
     Raises:
         OSError: the segment cannot be read.
@@ -279,7 +278,7 @@ def parse_request_id(line: bytes) -> str | None:
 
 
 def parse_head(line: bytes) -> int | None:
-    """Returns the number in an H line; None if it is another line."""
+    """Returns the number in an H line; None for any other line."""
     try:
         return _decode_head(line[1:]).finished if line.startswith(b"H") else None
     except (msgspec.DecodeError, UnicodeDecodeError):

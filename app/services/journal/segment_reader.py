@@ -1,4 +1,4 @@
-"""Reads a worker's segments in order and removes those whose rows are all delivered."""
+"""Reads a worker's segments in order and removes fully delivered ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from app.services.journal.segment_format import parse_request_id, read_lines, se
 BATCH_ROWS = 500
 
 
-# Delivered segments that stay, so that a database that lost its last minutes can get their rows again (shipper.py).
+# Delivered segments to keep, so that a database that lost its last minutes can get their rows again (shipper.py).
 KEPT_SEGMENTS = 1
 
 
 class Position(NamedTuple):
-    """A place in a journal: byte `offset` of segment number `segment`."""
+    """A position in a journal: byte `offset` of segment number `segment`."""
 
     segment: int
     offset: int
@@ -51,7 +51,7 @@ class SegmentReader:
         self.position = position
 
     def read_batch(self) -> list[Row]:
-        """Returns about BATCH_ROWS final rows after the position; [] when there are none now.
+        """Returns about BATCH_ROWS final rows after the position; [] if there are none now.
 
         Raises:
             OSError: a segment cannot be read.
@@ -106,10 +106,10 @@ class _EndedRow(msgspec.Struct):
 
 
 def parse_ended_at(content: bytes) -> float:
-    """Returns when the request of a row ended, in seconds since the epoch.
+    """Returns the end time of a row's request, in seconds since the epoch.
 
     Raises:
-        msgspec.DecodeError: it is no row.
+        msgspec.DecodeError: the content is not a row.
     """
     row = msgspec.json.decode(content, type=_EndedRow)
     return row.started_at.timestamp() + (row.duration_ms or 0) / 1000
@@ -123,7 +123,7 @@ def _final_rows(lines: list[bytes], place: Position) -> list[Row]:
         if not line.startswith(b"F"):
             continue
         if parse_request_id(line) is None:
-            # The disk was full in the middle of the line and the whole line follows, or the file is damaged.
+            # Either the disk was full in the middle of the line and the whole line follows, or the file is damaged.
             text = line[:1000].decode(errors="replace")
             log_event("journal_line_skipped", level="error", line=text, segment=place.segment, end=offset)
             continue

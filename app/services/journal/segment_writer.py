@@ -1,8 +1,8 @@
 """Appends lines to the segments of one directory, each completely or not at all.
 
-A line is one `write` to a file opened for appending, about 1.5 µs. It is then in the kernel's page cache, so it
-survives the death of the process by any signal, but not a power cut or a crash of the kernel: there is no `fsync`.
-The kernel writes it to the disk within half a minute.
+Appending a line is one `write` to a file opened for appending, about 1.5 µs. The line is then in the kernel's page
+cache, so it survives the death of the process by any signal, but not a power cut or a crash of the kernel: there is no
+`fsync`. The kernel writes it to the disk within half a minute.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from app.services.journal.segment_format import COUNTERS, make_directory, segmen
 # Large enough that the S lines of requests in flight are rarely repeated, small enough to be read in 20 ms.
 SEGMENT_BYTES = 4 * 1024 * 1024
 
-# If a new segment cannot be made, the old one takes this much more before the next attempt.
+# If a new segment cannot be created, the old one takes this much more before the next attempt.
 _RETRY_ROTATION_BYTES = SEGMENT_BYTES // 4
 
-# If the directory cannot be made, the next attempt is this many seconds later, and not at each request.
+# If the directory cannot be created, the next attempt is this many seconds later, and not at each request.
 _OPEN_RETRY_S = 1.0
 
-# More than the free part of a file's last block, which is no sign of free space on the disk. Most lines are under 1 kB.
+# More than the free part of a file's last block, whose space is no sign of free disk space. Most lines are under 1 kB.
 _PROBE_BYTES = 4096
 
 
 class SegmentWriter:
-    """Writes one directory, which it makes and locks at the first append. It is not thread-safe.
+    """Writes one directory, which it creates and locks at the first append. It is not thread-safe.
 
     Args:
         directory: the worker's directory.
         encode_opening: returns the beginning of a new segment: its head and the S lines still needed.
-        encode_counters: returns the content of the file of counters.
+        encode_counters: returns the content of the counters file.
 
     Attributes:
         segment: the number of the segment being written, 0 before the first.
@@ -80,7 +80,7 @@ class SegmentWriter:
         try:
             os.ftruncate(self._descriptor, self.size)
         except OSError:
-            # The next line begins with a line feed, which makes a line of this part; readers skip it.
+            # The next line begins with a line feed, which makes this part a line of its own; readers skip it.
             self.size += written
             self._torn = True
 
@@ -129,16 +129,16 @@ class SegmentWriter:
                 return
 
     def write_position(self, segment: int, offset: int) -> None:
-        """Writes the position up to which rows are delivered (1 µs). If that fails, the next one is written."""
+        """Writes the position up to which rows are delivered (1 µs). If that fails, the next call writes it."""
         if self._counters_descriptor >= 0:
             with suppress(OSError):
                 write_position(self._counters_descriptor, segment, offset)
 
     def probe(self) -> None:
-        """Writes some bytes and removes them again, to see whether the disk has room.
+        """Writes some bytes and removes them again, to check whether the disk has room.
 
         Raises:
-            OSError: there is no room, or the directory cannot be made.
+            OSError: there is no room, or the directory cannot be created.
         """
         if self._descriptor < 0:
             self._rotate()
@@ -171,10 +171,10 @@ class SegmentWriter:
 
 
 def _create_file(path: Path, content: bytes) -> int:
-    """Makes a file with `content` and returns a descriptor that appends to it.
+    """Creates a file with `content` and returns a descriptor that appends to it.
 
     Raises:
-        OSError: the file cannot be made or written; then there is no file.
+        OSError: the file cannot be created or written; then there is no file.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

@@ -1,7 +1,7 @@
 """Ships the records of this process from its journal to PostgreSQL, in the background.
 
-The journal's files are the queue. Rows are read in batches, and the position moves on after a batch is in the
-database. So a slow or absent database delays no request and costs no memory.
+The journal's files are the queue. Rows are read in batches, and the position advances after a batch is in the database.
+So a slow or unavailable database delays no request and costs no memory.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, Segme
 # The time between two batches, and about the delay of the statistics. Two small batches a second cost next to nothing.
 BATCH_INTERVAL_S = 0.5
 
-# The pause after a failure doubles up to this, so that a database that is back is used again within seconds.
+# The pause after a failure doubles up to this, so that a recovered database is used again within seconds.
 MAX_PAUSE_S = 5.0
 
-# How often a worker looks whether the database has lost what it had; one that ships rows looks before each batch.
+# How often a worker checks whether the database has lost data; a worker that ships rows checks before each batch.
 CHECK_INTERVAL_S = 10.0
 
-# A worker that has shipped nothing for so long is idle; what it shipped before is folded by then.
+# After this many seconds without shipping, a worker is idle; by then its earlier rows are folded.
 IDLE_AFTER_S = 10.0
 
 
@@ -43,7 +43,7 @@ class OwnDelivery(Delivery):
     """The delivery of the journal that this process writes.
 
     Attributes:
-        is_known: whether the database that went back knew this worker.
+        is_known: whether the database still knew this worker after it had lost data.
     """
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
@@ -73,14 +73,14 @@ class OwnDelivery(Delivery):
         return next(iter(self.recorder.get_memory_rows(1)), None)
 
     def rewind_if_reverted(self) -> bool:
-        """Begins again where the database is, if it has lost what it had: after a restore or a failover.
+        """Continues from the database's position if the database has lost data: after a restore or a failover.
 
-        Its ledger line of this worker is then older than the one that was written last. Rows that it still has are
-        skipped by the statement that inserts them. Those of segments that are removed are lost; then the ledger counts
+        The database's ledger line of this worker is then older than the last one written. Rows that the database still
+        has are skipped by the statement that inserts them. Rows of removed segments are lost; then the ledger counts
         more requests than the database has rows, until `bin/gateway db reconcile-ledger`.
 
         Returns:
-            Whether it had.
+            Whether the database had lost data.
 
         Raises:
             Exception: the database is unavailable, or a segment cannot be read.
@@ -142,13 +142,13 @@ class OwnDelivery(Delivery):
 
 
 class Shipper:
-    """Ships in a thread of its own (a greenlet where gevent has patched threads) from `start` to `stop`.
+    """Ships from `start` to `stop` in a thread of its own (a greenlet if gevent has patched threads).
 
     Attributes:
         own: the delivery of this process's journal.
         registration: this worker's row in the registry.
-        orphans: measures what dead workers have left.
-        error: why the last attempt failed; None when it succeeded.
+        orphans: measures the backlog of dead workers.
+        error: the error of the last attempt; None if it succeeded.
     """
 
     def __init__(self, runtime: Runtime, recorder: Recorder) -> None:
@@ -179,13 +179,13 @@ class Shipper:
         """Ships for up to `timeout_s` seconds more, this process's rows first and then those of dead workers.
 
         Returns:
-            Whether all of this process's are shipped.
+            Whether all rows of this process are shipped.
         """
         self._deadline_s = time.monotonic() + timeout_s
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-            if self._thread.is_alive():  # Another worker continues with the dead worker's rows.
+            if self._thread.is_alive():  # Another worker continues with the dead workers' rows.
                 return self._is_drained()
         self._adopter.close()
         return self._is_drained()
@@ -196,7 +196,7 @@ class Shipper:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            more = self._ship_round()  # First, because it makes the directory that the registry names.
+            more = self._ship_round()  # First, because it creates the directory that the registry names.
             self.registration.update_if_due()
             self.orphans.measure_if_due()
             self._stopping.wait(0 if more else BATCH_INTERVAL_S)
@@ -205,11 +205,11 @@ class Shipper:
         while time.monotonic() < self._deadline_s and self._ship_round():
             pass
         if self.error is None:
-            # Half of the time that is left, so that `stop` need not wait until its deadline.
+            # Half of the remaining time, so that `stop` need not wait until its deadline.
             self._folder.fold_rest((self._deadline_s - time.monotonic()) / 2)
 
     def _ship_round(self) -> bool:
-        """Ships a batch of this process's and one of a dead worker's rows; returns whether there are more now."""
+        """Ships a batch of this process's rows and one of a dead worker's; returns whether more rows are waiting."""
         try:
             self._recorder.flush_and_probe()
             if time.monotonic() < self._retry_at_s and not self._stopping.is_set():
@@ -239,7 +239,7 @@ class Shipper:
             self.own.write_ledger()
         has_more = len(rows) >= BATCH_ROWS
         if has_more and self._stopping.is_set():
-            return True  # At a stop the own rows come first.
+            return True  # At a stop this process's own rows come first.
         is_adopting = self._adopter.deliver_next()
         if rows or is_adopting:
             self._shipped_s = time.monotonic()
@@ -263,6 +263,6 @@ class Shipper:
 
 
 def _describe(error: Exception) -> str:
-    # The first line is enough; further lines of SQLAlchemy's repeat the statement.
+    # The first line is enough; SQLAlchemy's further lines repeat the statement.
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}"

@@ -1,11 +1,11 @@
 """Gateway keys, and the check of a caller's key.
 
-keys.py             makes and recognises keys
+keys.py             creates and recognises keys
 authentication.py   checks the key of a request
-live_keys.py        what a worker keeps in memory: keys, subjects, policies
+live_keys.py        the data in a worker's memory: keys, subjects, policies
 snapshot.py         the live keys in memory, renewed in the background
-half_restored.py    recognises a database whose tables are filled one after the other
-snapshot_file.py    the file that keeps them for a worker that starts while the database is away
+half_restored.py    recognises a database whose tables are still being filled
+snapshot_file.py    the file with the keys, for a worker that starts while the database is away
 lookups.py          looks up keys that are not in memory
 """
 

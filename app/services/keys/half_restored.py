@@ -1,10 +1,10 @@
-"""Recognises a database that is half restored: its tables are filled one after the other.
+"""Recognises a half-restored database, whose tables are filled one after the other.
 
-While the table of keys is empty, a worker would refuse everybody, and while the table of holders is empty, it would let
-everybody in without limits. No command empties these tables: a revoked key keeps its row, and so does a budget that has
-ended. So a table that had rows and has none is more likely part of a restore than a change, and its earlier content
-counts for as long as in an outage. A key that is revoked in a table that has rows stops at once, whatever else is
-empty.
+While the table of keys is empty, a worker would refuse everybody, and while the table of holders is empty, it would
+admit everybody without limits. No command empties these tables: a revoked key keeps its row, and so does a budget that
+has ended. So a table that had rows and has none is more likely part of a restore than a change, and its earlier content
+remains valid for as long as in an outage. A key that is revoked in a table with rows stops at once, whatever other
+tables are empty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.yielding import with_pauses
 
 _KEYS, _SUBJECTS, _BUDGETS = "api_key", "subject", "budget"
 _NAMES = {_KEYS: "keys", _SUBJECTS: "holders", _BUDGETS: "budgets"}
-# So many keys are looked through in about a millisecond.
+# Checking this many keys takes about a millisecond.
 _SLICE_ITEMS = 10_000
 
 
@@ -28,8 +28,8 @@ class Doubt:
     """Whether the last answer of the database is in doubt, and since when.
 
     Attributes:
-        reason: what is odd about it; None if it is believed.
-        is_of_keys: whether the keys are what it lacks, so that one that it does not know may be right.
+        reason: the sign of a restore; None if the answer is believed.
+        is_of_keys: whether the answer lacks keys, so that an unknown key may be valid.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class Doubt:
         self._since_s = 0.0
 
     def judge(self, found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys | None:
-        """Returns what counts in place of an answer that is in doubt; None if it is to be believed.
+        """Returns the data to use in place of a doubtful answer; None if the answer is to be believed.
 
-        An answer without keys or budgets is believed after KEYS_GRACE_S, one that lacks holders never.
+        An answer without keys or budgets is believed after KEYS_GRACE_S, one without holders never.
 
         Args:
             found: the answer.
-            empty: those of the tables api_key, subject and budget that have no row at all.
-            held: what is at hand.
+            empty: the names of the tables api_key, subject and budget that have no row at all.
+            held: the current data.
         """
         is_over = self.reason is not None and time.monotonic() - self._since_s >= KEYS_GRACE_S
         reason = _find_reason(found, empty, NO_KEYS if is_over else held)
@@ -69,10 +69,10 @@ class Doubt:
 
 
 def _find_reason(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> str | None:
-    """Returns what is odd about an answer; None if nothing is. Other greenlets run in between."""
+    """Returns the reason for doubting an answer; None without one. Other greenlets run in between."""
     had_rows = {
         _KEYS: held.keys,
-        _SUBJECTS: True,  # A migration makes one, for the whole gateway.
+        _SUBJECTS: True,  # A migration creates one, for the whole gateway.
         _BUDGETS: any(subject.budgets for subject in held.subjects.values()),
     }
     if lost := [_NAMES[table] for table, had in had_rows.items() if had and table in empty]:
@@ -83,9 +83,9 @@ def _find_reason(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> str
 
 
 def _merge(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys:
-    """Returns the keys and limits of an answer in doubt, where it has them, and else those at hand.
+    """Returns the keys and limits of a doubtful answer as far as it has them, else the current ones.
 
-    A key whose holder is not known is left out, because it would have no limits; without a holder it has the gateway's.
+    A key whose holder is unknown is left out, because it would have no limits; one without a holder has the gateway's.
     """
     keys = held.keys if _KEYS in empty else found.keys
     limits = held if {_SUBJECTS, _BUDGETS} & set(empty) or _KEYS not in empty else found

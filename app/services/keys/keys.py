@@ -1,7 +1,7 @@
-"""Makes and recognises gateway keys.
+"""Creates and recognises gateway keys.
 
-A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown,
-and a checksum that detects a mistyped key without asking the database. The secret has 190 random bits, so one round of
+A key is `gw_<public id>_<secret><checksum>`: a prefix that secret scanners can search for, an id that may be shown, and
+a checksum that detects a mistyped key without asking the database. The secret has 190 random bits, so one round of
 SHA-256 is enough to store it; slow hashes are for passwords that people choose.
 """
 
@@ -31,9 +31,9 @@ class Key(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Attributes:
         id: its public id.
-        name: what its maker called it.
+        name: its name, chosen by its maker.
         expires_at: the Unix time, in seconds, from which on it does not work; None if it never expires.
-        holder_id: whose limits it has, as a key of the policies; "" for those of the gateway alone.
+        holder_id: the holder whose limits apply, as a key of the policies; "" if only the gateway's apply.
         is_operator: whether it has all rights.
     """
 
@@ -49,7 +49,7 @@ OPERATOR_KEY = Key(id="env", name="GATEWAY_API_KEY", is_operator=True)
 
 
 def make_key(row: KeyRow) -> Key:
-    """Returns a stored key as it is kept in memory. An operator's key is bound by the gateway's limits alone."""
+    """Returns a stored key in its form for memory. Only the gateway's limits bind an operator's key."""
     return Key(
         id=row.id,
         name=row.name,
@@ -81,12 +81,12 @@ def is_well_formed(key: str) -> bool:
 
 
 def digest_of(key: str) -> bytes:
-    """Returns the SHA-256 of the whole key, 32 bytes, by which keys are stored and looked up."""
+    """Returns the SHA-256 of the whole key, 32 bytes; keys are stored and looked up by it."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def raise_if_no_key(public_id: str) -> None:
-    """Refuses the id of a key that never was, whose statistics and records would be empty as if it were unused.
+    """Refuses the id of a key that never existed, because its empty statistics would look like those of an unused key.
 
     Raises:
         NotFound: no key has this id, neither a stored one, revoked or not, nor the operator's.

@@ -20,9 +20,9 @@ class LiveKeys(NamedTuple):
     """The keys and the limits at one moment.
 
     Attributes:
-        keys: digest → key, for all that are not revoked and did not expire long ago.
+        keys: digest → key, for all keys that are not revoked and did not expire long ago.
         subjects: id → subject, for all holders and groups, and the gateway.
-        policies: `holder_id` of a key → its limits; those without any are missing.
+        policies: `holder_id` of a key → its limits; holders without any are missing.
     """
 
     keys: dict[bytes, Key]
@@ -39,7 +39,7 @@ def make_live_keys(keys: dict[bytes, Key], subjects: dict[str, Subject]) -> Live
 
 
 def decode_live_keys(found: LiveKeyParts) -> LiveKeys | None:
-    """Returns what the database sent; None if nothing has changed. Other greenlets run between the parts."""
+    """Returns the database's data; None if nothing has changed. Other greenlets run between the parts."""
     if found.key_parts is None or found.subject_parts is None:
         return None
     keys: dict[bytes, Key] = {}

@@ -1,4 +1,4 @@
-"""Looks up keys that are not in the snapshot: most were made since its last refresh, or are not keys at all."""
+"""Looks up keys that are not in the snapshot: most were created since its last refresh, or are not keys at all."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from app.runtime import Component, Runtime
 from app.services.keys.keys import Key, make_key
 from app.services.keys.snapshot import QUERY_TIME_LIMIT_S, KeySnapshot
 
-# How many lookups one query answers, and how many may wait. A query for 200 takes some milliseconds, so this many
-# waiting is a second's work, and most likely somebody is trying keys out.
+# The most lookups per query, and the most that may wait. A query for 200 takes some milliseconds, so this many waiting
+# lookups are a second's work, and most likely somebody is trying out keys.
 LOOKUPS_PER_QUERY = 200
 MAX_WAITING_LOOKUPS = 2_000
-# How long a lookup may take in all, in seconds: queries ahead of it and its own.
+# The total time limit of a lookup, in seconds: queries ahead of it and its own.
 _LOOKUP_WAIT_S = 2 * QUERY_TIME_LIMIT_S + 1
 
 
@@ -35,7 +35,7 @@ class _Lookup:
 
 
 class KeyLookups(Component):
-    """The lookups that wait. All take turns on one connection, many in each query, so that none delays the others."""
+    """The waiting lookups. They share one connection, with many lookups per query, so that none delays the others."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -80,7 +80,7 @@ class KeyLookups(Component):
         return key
 
     def _answer_lookups(self) -> None:
-        """Answers the lookups, oldest first, until none waits."""
+        """Answers the lookups, oldest first, until none are waiting."""
         while True:
             with self._lock:
                 digests = list(islice(self._lookups, LOOKUPS_PER_QUERY))
@@ -104,7 +104,7 @@ class KeyLookups(Component):
                 lookup.done.set()
 
     def _select_keys(self, digests: list[bytes]) -> dict[bytes, Key]:
-        """Returns the valid keys among these, and adds them to the snapshot."""
+        """Returns the valid keys among these digests, and adds them to the snapshot."""
         asked_s = time.monotonic()
         with time_limit(QUERY_TIME_LIMIT_S), self.runtime.get(Database).lookup_engine.connect() as connection:
             rows = select_keys_by_digest(connection, digests)
@@ -114,10 +114,10 @@ class KeyLookups(Component):
         return found
 
     def _learn_limits(self, holders: set[str]) -> None:
-        """Refreshes the snapshot if it lacks the limits of one of these holders: no request may pass without them.
+        """Refreshes the snapshot if it lacks limits of one of these holders: no request may pass without them.
 
         Raises:
-            DatabaseError: they could not be read.
+            DatabaseError: the limits could not be read.
         """
         if all(self._snapshot.knows_holder(holder) for holder in holders):
             return

@@ -1,9 +1,9 @@
 """The live keys of the database and their limits in memory, renewed in the background.
 
-A worker asks the database every REFRESH_S with the fingerprint of what it has, and gets all of it only if something has
-changed. So a request's key costs one look into a dict, a revoked key stops working within REVOCATION_S, and all
-keys work for GRACE_S after the last answer of the database. A worker that starts without the database takes the keys
-from the file that the workers of its host keep (snapshot_file.py), for what is left of that time. So does one that
+A worker asks the database every REFRESH_S with the fingerprint of its data, and gets everything only if something has
+changed. So checking a request's key costs one lookup in a dict, a revoked key stops working within REVOCATION_S, and
+all keys work for GRACE_S after the last answer of the database. A worker that starts without the database takes the
+keys from the file that the workers of its host keep (snapshot_file.py), for the rest of that time. So does one that
 starts while the database is being restored (half_restored.py).
 """
 
@@ -30,17 +30,17 @@ from app.services.keys.snapshot_file import KeyFile
 from app.services.limits import Policy, Subject
 from app.snapshot_file import FileUnusable, Saved
 
-# How often the database is asked, in seconds.
+# The interval of queries to the database, in seconds.
 REFRESH_S = 2.0
 # A revoked key stops working within this many seconds: one period, and a slow query.
 REVOCATION_S = 5.0
 GRACE_S = KEYS_GRACE_S
-# How long the query may take, in seconds.
+# The time limit of the query, in seconds.
 QUERY_TIME_LIMIT_S = 2.0
-# How long the start of a worker waits for the keys, in seconds. They are there after some milliseconds, unless the
-# database is frozen; then the worker starts without, and loads the file when the query has failed.
+# How long a starting worker waits for the keys, in seconds. They arrive after some milliseconds, unless the database is
+# frozen; then the worker starts without them, and loads the file once the query has failed.
 _START_WAIT_S = 1.0
-# How often each worker looks whether the file has the right keys and a recent time, in seconds.
+# How often each worker checks whether the file has the right keys and a recent time, in seconds.
 _SAVE_INTERVAL_S = 10.0
 
 
@@ -69,7 +69,7 @@ class KeysState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KeySnapshot(Component):
-    """GATEWAY_API_KEY, all live keys as the database last had them, and keys that were looked up since.
+    """GATEWAY_API_KEY, all live keys by the database's last answer, and keys that were looked up since.
 
     Attributes:
         policies: `holder_id` of a key → its limits. A key whose holder is missing has no limits.
@@ -82,9 +82,9 @@ class KeySnapshot(Component):
         self.policies: dict[str, Policy] = NO_KEYS.policies
         self._keys: dict[bytes, Key] = {}
         self._subjects: dict[str, Subject] = {}
-        # The digests among them that were looked up, and when, on the monotonic clock.
+        # The digests that were looked up, and the times of the lookups on the monotonic clock.
         self._looked_up_s: dict[bytes, float] = {}
-        # When the database had exactly these keys: on the monotonic clock, and as a Unix time.
+        # The last time at which the database had exactly these keys: on the monotonic clock, and as a Unix time.
         self._confirmed_s = self._confirmed_at = float("-inf")
         self._fingerprint = ""
         self._source: Literal["database", "file"] | None = None
@@ -97,7 +97,7 @@ class KeySnapshot(Component):
         self._saved_fingerprint = ""
         self._save_at_s = 0.0
         self._lock = threading.Lock()
-        # Otherwise, of two refreshes at once, the older answer could be taken over last.
+        # Without it, the older answer of two simultaneous refreshes could be applied last.
         self._refresh_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._has_asked = threading.Event()
@@ -119,7 +119,7 @@ class KeySnapshot(Component):
                 self._keys[digest] = key
 
     def knows_holder(self, holder_id: str) -> bool:
-        """Returns whether the limits of keys with this `holder_id` are in memory, which may be none."""
+        """Returns whether the limits of keys with this `holder_id`, or the lack of any, are in memory."""
         return self._source is not None and (holder_id or GATEWAY_ID) in self._subjects
 
     def start(self) -> None:
@@ -150,11 +150,11 @@ class KeySnapshot(Component):
             except Exception as error:
                 log_event("key_refresh_failed", level="error", error=error)
             self._has_asked.set()
-            # Workers that started together ask at different times.
+            # Spreads the queries of workers that started together.
             self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
 
     def refresh(self) -> None:
-        """Takes over the keys of the database. If it does not answer, keeps those at hand or loads the file."""
+        """Applies the keys of the database. If it does not answer, keeps the current ones or loads the file."""
         with self._refresh_lock:
             self._refresh()
 
@@ -178,10 +178,10 @@ class KeySnapshot(Component):
             self._save(asked_s)
 
     def _is_doubted(self, found: LiveKeys, empty: frozenset[str]) -> bool:
-        """Returns whether the database seems to be half restored; then takes over what is believed of its answer."""
+        """Returns whether the database seems to be half restored; then applies the believed part of its answer."""
         held, saved = LiveKeys(self._keys, self._subjects, self.policies), None
         if self._source is None and empty:
-            with suppress(FileUnusable):  # Keys of an old file do not work, but they say that there were keys.
+            with suppress(FileUnusable):  # Keys of an old file do not work, but they prove that there were keys.
                 saved = self._file.read(after=self._confirmed_at, longest_age_s=float("inf"))
         believed = self.doubt.judge(found, empty, held if saved is None else saved.content)
         if believed is not None:
@@ -202,7 +202,7 @@ class KeySnapshot(Component):
         self._load()
 
     def _load(self) -> None:
-        """Loads the file if it is newer than what is in memory: another worker may still reach the database."""
+        """Loads the file if it is newer than the keys in memory: another worker may still reach the database."""
         try:
             saved = self._file.read(after=self._confirmed_at, longest_age_s=GRACE_S)
         except FileUnusable as unusable:
@@ -216,7 +216,7 @@ class KeySnapshot(Component):
             return
         age_s = max(0.0, time.time() - saved.confirmed_at)
         self._take(saved.content, time.monotonic() - age_s, saved.confirmed_at, "file")
-        # The first answer of the database replaces what came from a file, even if it should be the same.
+        # The first answer of the database replaces keys from a file, even if it is the same.
         self._fingerprint, self._file_error = "", None
         log_event("key_file_loaded", keys=len(saved.content.keys), age_s=round(age_s))
 
@@ -232,7 +232,7 @@ class KeySnapshot(Component):
         confirmed_at: float,
         source: Literal["database", "file"],
     ) -> None:
-        """Replaces the keys, or confirms them if `found` is None. Only later lookups stay."""
+        """Replaces the keys, or confirms them if `found` is None. Only later lookups are kept."""
         with self._lock:
             later = {digest: when_s for digest, when_s in self._looked_up_s.items() if when_s > confirmed_s}
             if found is None:
@@ -241,7 +241,7 @@ class KeySnapshot(Component):
             else:
                 later = {digest: when_s for digest, when_s in later.items() if digest not in found.keys}
                 found.keys.update([(digest, self._keys[digest]) for digest in later])
-                # In this order, so that there is no key without its limits.
+                # In this order, so that no key is without its limits at any time.
                 self._subjects, self.policies = found.subjects, found.policies
                 self._keys = found.keys
             self._looked_up_s = later
@@ -263,7 +263,7 @@ class KeySnapshot(Component):
 
 
 def start_keys() -> None:
-    """Starts the refreshes of this process's keys, and waits a moment for them. A worker calls it once."""
+    """Starts the refreshes of this process's keys, and waits a moment for them. Called once per worker."""
     get_component(KeySnapshot).start()
 
 

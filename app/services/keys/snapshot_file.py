@@ -1,4 +1,4 @@
-"""The file in which a host's workers keep the live keys and their limits: digests, and never keys.
+"""The file with the live keys and their limits that a host's workers keep: only digests, never keys.
 
 {"keys":{"<base64 of a digest>":["<id>","<name>",null,"<holder>",false],…},"subjects":[["<id>","holder",…],…]}
 """

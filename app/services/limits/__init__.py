@@ -1,12 +1,12 @@
-"""Limits: who may use how much, and what each request holds of it.
+"""Limits: who may use how much, and the reservations of each request.
 
 policy.py        the limits of a key, as the snapshot of the keys has them
 periods.py       in which period of a budget an instant is     amounts.py    amounts as whole numbers
 limits.py        the limits of this worker                     binding.py    the pots of a policy
-acquisition.py   how a request gets what it needs at once      waiting.py   or waits for it, or is refused
-purse.py         what the requests of a policy hold in common, while much is left
-reservation.py   what one request holds                       charge.py     what it can cost and has used
-pots.py, budget_pots.py, permits.py   what this worker has drawn of slots, budgets and rates
+acquisition.py   gives a request its amounts at once       waiting.py   or makes it wait, or refuses it
+purse.py         amounts that a policy's requests hold jointly, while much is left
+reservation.py   the amounts that one request holds        charge.py     its ceiling and its charge
+pots.py, budget_pots.py, permits.py   this worker's draws of slots, budgets and rates
 drawing.py       the thread that draws and gives back; lease_draws.py and rate_draws.py make its calls
 watching.py      reads the state of all every two seconds, and warns     clock.py    PostgreSQL's clock
 refusals.py      errors and headers

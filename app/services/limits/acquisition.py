@@ -1,4 +1,4 @@
-"""Takes what a request needs of its limits from memory; waiting.py waits if they lack something."""
+"""Takes the amounts that a request needs from memory; waiting.py waits if the limits have too little."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Set as AbstractSet
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import Lot, Pot, Share
 
-# The amounts that a request needs or has used, by Count; None for one that is not known.
+# The needs or the use of a request, by Count; None for an amount that is not known.
 Amounts = tuple[int | None, int | None, int, int | None, int]
-# A share, what was taken of it, and from what.
+# A share, the amount taken from it, and the lot it was taken from.
 Taken = tuple[Share, int, Lot]
 
 
 def take_at_once(
     shares: Sequence[Share], needs: Amounts, now_s: float, forced: AbstractSet[Pot] = frozenset()
 ) -> list[Taken] | None:
-    """Takes from all pots as much as is needed, or from none.
+    """Takes the needed amounts from all pots, or from none.
 
-    No other greenlet runs in between, so none sees an amount that is put back because a later pot has too little.
+    No other greenlet runs in between, so none sees the free amount of a pot while it is about to be put back.
 
     Args:
-        shares: those of the pots.
-        needs: what is needed of each, by what it counts.
+        shares: the shares of the pots.
+        needs: the amount needed of each unit, by Count.
         now_s: the time, on the monotonic clock.
-        forced: pots to take from also if they lack something.
+        forced: pots to take from even if they have too little.
 
     Returns:
-        The amounts taken, in the order of the pots; None if one of them has too little.
+        The amounts taken, in the order of the pots; None if a pot has too little.
 
     Raises:
         ValueError: see `get_unknown_need`.
@@ -73,10 +73,10 @@ def _put_back(taken: Sequence[Taken]) -> None:
 
 
 def get_unknown_need(pot: Pot) -> int:
-    """Returns what a request takes whose need of this pot is not known.
+    """Returns the amount to take for a request whose need of this pot is not known.
 
     Raises:
-        ValueError: the pot is a budget. Such a request is refused when its ceiling is computed.
+        ValueError: the pot is a budget. A request without a known ceiling is refused before it needs a budget.
     """
     if isinstance(pot, RatePot):
         return int(pot.mean)

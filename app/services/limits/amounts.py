@@ -1,4 +1,4 @@
-"""Amounts as whole numbers: of 10⁻¹² USD, in which all list prices are whole, or of tokens or requests."""
+"""Amounts as whole numbers: of 10⁻¹² USD, of which every list price is a multiple, or of tokens or requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def parse_amount(text: str, unit: Unit) -> int:
 
     Args:
         text: for instance "50.250000000000".
-        unit: of the amount; a fraction of a token or a request, which no amount has, is cut off.
+        unit: its unit; a fraction of a token or a request, which no amount has, is cut off.
     """
     digits = _USD_DIGITS if unit == "usd" else 0
     return int(_EXACT.scaleb(Decimal(text), digits))
@@ -34,7 +34,7 @@ def format_amount(number: int, unit: Unit) -> str:
 
 
 def describe_amount(number: int, unit: Unit) -> str:
-    """Returns an amount as people read it, for instance "0.18 USD", "5,000 tokens" or "1 request".
+    """Returns an amount in readable form, for instance "0.18 USD", "5,000 tokens" or "1 request".
 
     USD are rounded to cents, or to two significant digits below a cent.
     """

@@ -1,4 +1,4 @@
-"""The pots of a policy, found once for all requests that have it."""
+"""The pots of a policy, looked up once for all its requests."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _FILL_AFTER = 4
 
 
 class Binding:
-    """The pots of a policy, found once, and the headers of the responses to its requests.
+    """The pots of a policy, looked up once, and the response headers of its requests.
 
     Attributes:
         policy: the policy.
-        entry: what each request takes from before it is read: the rates of requests, and the limits of slots.
-        charged: the budgets.
-        metered: what it takes from once it is known: the budgets, and the rates of tokens.
-        budgets, rates, token_rates: all budgets, all rates, and those of tokens.
-        used_s: when a request last had this policy.
-        headers: those of the responses; to be made again from `headers_until_s` on, on the monotonic clock.
-        purse: what its requests take from, while it is filled.
+        entry: the shares that a request takes from before its body is read: rates of requests, and slots.
+        charged: the shares of the budgets.
+        metered: the shares that it takes from once its need is known: budgets, and rates of tokens.
+        budgets, rates, token_rates: all budgets, all rates, and the rates of tokens.
+        used_s: the time of the last request with this policy.
+        headers: the response headers; outdated from `headers_until_s` on, on the monotonic clock.
+        purse: the purse that its requests take from while it is filled.
     """
 
     __slots__ = (
@@ -63,15 +63,15 @@ class Binding:
         self.headers_until_s = 0.0
         self._purses = Purses() if purses is None else purses
         self.purse = Purse(entry, self.metered, self._purses)
-        # A request that is refused before it is sent counts for no budget, but for a rate of requests.
+        # A request that is refused before it is sent counts for no budget, only for rates of requests.
         self._can_fill = all(share.count != Count.REQUESTS for share in self.charged)
         self._turns = 0
 
     def fill_purse(self, now_s: float) -> bool:
-        """Fills the purse anew if it had too little or its time is over, or after some requests without one.
+        """Refills the purse if it had too little or has expired, or after some requests without one.
 
         Returns:
-            Whether a request can begin with it.
+            Whether a request can take from it.
         """
         purse = self.purse
         if purse.until_s:
@@ -85,7 +85,7 @@ class Binding:
         return self.refill_purse(now_s)
 
     def refill_purse(self, now_s: float) -> bool:
-        """Puts back what the purse has, and fills it again; returns False if the pots have too little for that."""
+        """Puts back the contents of the purse and refills it; returns False if the pots have too little for that."""
         if self.purse.is_listed:
             self.purse.put_back()
         if not self.purse.goes_on():
@@ -93,9 +93,9 @@ class Binding:
         return self.purse.fill(now_s)
 
     def note_used(self) -> None:
-        """Tells the pots when a request last took from them, at each tick rather than for each request.
+        """Tells the pots the time of the last request, at each tick rather than for each request.
 
-        A pot that nobody has used for a minute has nothing free, so the next request waits for it, which it notes.
+        A pot that was idle for a minute has nothing free, so the next request waits for it, and that updates the time.
         """
         for share in self.entry + self.metered:
             if share.used_s < self.used_s:

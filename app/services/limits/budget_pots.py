@@ -1,4 +1,4 @@
-"""A budget, as one worker has it in memory: what it has drawn of each period, and how much of that is used."""
+"""One worker's part of a budget in memory: the amount drawn in each period, and how much of it is used."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from app.services.limits.periods import Period, compute_reset, get_period
 from app.services.limits.policy import Budget, Subject
 from app.services.limits.pots import UNBOUNDED, Count, Lot, Pot
 
-# Workers keep nothing while less is left than 1/_NEAR_SHARE of the amount plus _NEAR_REQUESTS of the largest needs.
+# Workers keep nothing in reserve while less is left than 1/_NEAR_SHARE of the amount plus _NEAR_REQUESTS largest needs.
 _NEAR_SHARE = 64
 _NEAR_REQUESTS = 8
-# How long all workers keep nothing after a draw found too little, in seconds.
+# How long no worker keeps anything in reserve after a draw found too little, in seconds.
 RECALL_S = 5.0
-# A worker draws ahead for _AHEAD_S seconds of its recent rate, at least for _AHEAD_REQUESTS of its largest requests.
+# A worker draws ahead for _AHEAD_S seconds at its recent rate, at least for _AHEAD_REQUESTS of its largest requests.
 _AHEAD_S = 30.0
 _AHEAD_REQUESTS = 4
-# A pot that was not used for this long keeps nothing, in seconds.
+# After this many seconds without use, a pot keeps nothing in reserve.
 IDLE_S = 60.0
-# How long before the end of a period the next one is drawn from, in seconds; more than a tick.
+# Seconds before the end of a period from which on the next one is drawn from; more than a tick.
 _NEXT_S = 5.0
 # How long a period is kept after its end, in seconds, because a clock may be set back.
 _KEPT_S = 7_200.0
@@ -33,17 +33,16 @@ _COUNTS = {"usd": Count.COST, "tokens": Count.TOKENS, "requests": Count.REQUESTS
 
 
 class BudgetPeriod:
-    """One period of a budget, as one worker has it: absolute totals since the period began.
+    """One worker's part of one period of a budget: absolute totals since the period began.
 
     Attributes:
-        lot: what can be lent of it; its id is that of the period in the database.
+        lot: the amount that can be lent; its id is the period's id in the database.
         period: its window.
-        drawn: what the worker has drawn, in all.
-        stated: what the database was last told that requests have spent.
-        is_uncertain: whether the last draw was not answered, so that the database may have another `drawn`.
-        total, granted, charged: of all workers, as the database last said; -1 while it has not.
-        oldest: the id of the oldest period of a rolling window of which something is used; its own while that is not
-            known.
+        drawn: the total that the worker has drawn.
+        stated: the spent amount that was last reported to the database.
+        is_uncertain: whether the last draw was not answered, so the `drawn` in the database may differ.
+        total, granted, charged: the totals of all workers by the database's last answer; -1 before the first.
+        oldest: the id of the oldest period of a rolling window with any use; its own id while that is not known.
     """
 
     __slots__ = ("charged", "drawn", "granted", "is_uncertain", "lot", "oldest", "period", "stated", "total")
@@ -57,13 +56,13 @@ class BudgetPeriod:
         self.total = self.granted = self.charged = -1
 
     def set_drawn(self, drawn: int) -> None:
-        """Sets what the worker has drawn; the difference is free, or is so no more."""
+        """Sets the drawn total; the free amount changes by the difference."""
         self.lot.free += drawn - self.drawn
         self.drawn = drawn
 
     @property
     def id(self) -> int:
-        """Its id in the database."""
+        """The period's id in the database."""
         return self.lot.id
 
     @property
@@ -72,7 +71,7 @@ class BudgetPeriod:
         return self.lot.free
 
     def is_done(self) -> bool:
-        """Returns whether nothing is held any more, neither by requests nor by the worker."""
+        """Returns whether neither requests nor the worker hold anything of it any more."""
         return not (self.is_uncertain or self.lot.free or self.drawn != self.lot.spent)
 
     @property
@@ -89,22 +88,22 @@ class BudgetPeriod:
 class BudgetPot(Pot):
     """A budget: the current period, and others that still hold something.
 
-    Its share counts what was taken since the last tick.
+    Its share counts the amounts taken since the last tick.
 
     Args:
-        subject: whose budget it is.
+        subject: the subject of the budget.
         budget: the budget.
-        clock: monotonic clock → PostgreSQL's time, in seconds since 1970.
-        wake: makes the drawing thread look at this pot soon.
+        clock: converts monotonic time to PostgreSQL's time, in seconds since 1970.
+        wake: makes the drawing thread check this pot soon.
 
     Attributes:
-        unit: what it counts.
-        current: the period of now.
-        periods: all that this worker has used, by id.
-        is_exact: whether little is left, so that the worker keeps nothing.
-        next: the period after it, once it is near.
-        has_ended: whether the budget itself has been ended.
-        recalled_until_s: until when the worker keeps nothing, because a draw found too little.
+        unit: the budget's unit.
+        current: the current period.
+        periods: all periods that this worker has used, by id.
+        is_exact: whether so little is left that the worker keeps nothing in reserve.
+        next: the following period, once it is near.
+        has_ended: whether the budget itself has ended.
+        recalled_until_s: the time until which the worker keeps nothing in reserve, because a draw found too little.
     """
 
     __slots__ = (
@@ -139,13 +138,13 @@ class BudgetPot(Pot):
         self.turn()
 
     def find_period(self, at_s: float) -> BudgetPeriod:
-        """Returns the period of an instant, in seconds since 1970; one that is not known is added."""
+        """Returns the period of an instant, in seconds since 1970, and adds it if it is new."""
         period = get_period(self.budget.window, self.budget.timezone, self.budget.first_day, at_s)
         found = BudgetPeriod(self.budget.id, period)
         return self.periods.setdefault(found.id, found)
 
     def turn(self) -> None:
-        """Makes the period of now the current one. Call it when the clock or the budget's window has changed."""
+        """Makes the period of this moment the current one. Call it when the clock or the budget window has changed."""
         now_s = time.monotonic()
         at_s = self._clock(now_s)
         self.current, self.next = self.find_period(at_s), None
@@ -155,7 +154,7 @@ class BudgetPot(Pot):
         self.refused_until_s = 0.0
 
     def look_ahead(self, now_s: float) -> None:
-        """Prepares the next period if the current one ends in some seconds, and forgets those that are long over."""
+        """Prepares the next period if the current one ends soon, and forgets those that ended long ago."""
         if self.share.until_s - now_s < _NEXT_S and now_s - self.share.used_s < IDLE_S:
             self.next = self.find_period(self._clock(self.share.until_s))
         old_s = self._clock(now_s) - _KEPT_S
@@ -167,7 +166,7 @@ class BudgetPot(Pot):
         self.turn()
 
     def end(self, has_ended: bool) -> None:
-        """Notes whether the budget itself has been ended; then requests reserve nothing of it."""
+        """Notes whether the budget itself has ended; if so, requests reserve nothing of it."""
         self.has_ended = has_ended
         self.share.cap = 0 if has_ended else UNBOUNDED
 
@@ -189,7 +188,7 @@ class BudgetPot(Pot):
         self.share.largest = max(self.share.largest, need)
 
     def get_spare(self, now_s: float) -> int:
-        """Returns how much the worker should have beyond what is used."""
+        """Returns the amount that the worker should have in reserve."""
         if self.is_exact or self.has_ended or now_s - self.share.used_s > IDLE_S:
             return 0
         return max(int(self._rate * _AHEAD_S), _AHEAD_REQUESTS * self.get_largest())
@@ -199,7 +198,7 @@ class BudgetPot(Pot):
         return max(self.share.largest, self._largest_before)
 
     def count_tick(self, seconds: float) -> None:
-        """Updates the mean rate of what requests take. Call it every few `seconds`."""
+        """Updates the mean rate of use. Call it every few `seconds`."""
         self._rate += _RATE_WEIGHT * (self.share.taken / seconds - self._rate)
         self.share.taken = 0
         self.share.low = self.get_spare(time.monotonic()) // _AHEAD_REQUESTS
@@ -209,12 +208,12 @@ class BudgetPot(Pot):
         self.share.largest, self._largest_before = 0, self.share.largest
 
     def compute_reset(self, period: BudgetPeriod) -> datetime | None:
-        """Returns from when on what is used of the period, or of its rolling window, counts less; None if never."""
+        """Returns when the use in the period, or in its rolling window, begins to count less; None if never."""
         oldest = compute_period_start(period.oldest)
         return compute_reset(self.budget.window, self.budget.timezone, period.period, oldest)
 
     def note_state(self, period: BudgetPeriod, state: LeaseAnswer | PeriodState) -> None:
-        """Notes what the database says of a period: its amount, what is granted, and when a draw found too little."""
+        """Applies the database's state of a period: its amount, the granted total, and when a draw found too little."""
         total, granted, recalled_s = state.total, state.granted, state.recalled_s
         period.oldest = period.id if state.oldest is None else state.oldest
         period.total, period.granted = parse_amount(total, self.unit), parse_amount(granted, self.unit)

@@ -1,4 +1,4 @@
-"""The ceiling of a request, which is the most that it can cost, and its charge in the end."""
+"""The ceiling of a request, which is its highest possible cost, and its final charge."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Ceiling(msgspec.Struct, frozen=True):
     Attributes:
         cost: in 10⁻¹² USD; None if the price is not known.
         tokens: prompt and output; None if they have no bound.
-        rate_tokens: the estimate of the prompt and the output that was asked for; None if the request does not say how
-            much output it wants. Then it is taken to use as much as others did lately.
-        fits: (10⁻¹² USD left, tokens left) → the max_tokens with which the request would fit; None if with none.
+        rate_tokens: the estimated prompt plus the requested output; None if the request does not say how much output it
+            wants. Then it is assumed to use as much as recent requests.
+        fits: (10⁻¹² USD left, tokens left) → the max_tokens with which the request would fit; None if it cannot fit.
     """
 
     cost: int | None
@@ -26,14 +26,14 @@ class Ceiling(msgspec.Struct, frozen=True):
 
 
 class Charge(NamedTuple):
-    """The use of a request, by Count. A plain tuple of the same does too, and is made without a call.
+    """The use of a request, by Count. A plain tuple of these works too, and costs no call.
 
     Attributes:
         cost: in 10⁻¹² USD; the ceiling if it is not known.
         tokens: prompt and output; the ceiling if they are not known.
         requests: 1, or 0 if nothing was sent to a provider.
-        rate_tokens: what counts for the rate of tokens; None if it is not known, then what was reserved.
-        slots: 0, because its slots are free again.
+        rate_tokens: the tokens that count for rates; None if not known, and then the reserved number counts.
+        slots: 0, because the slots are free again.
     """
 
     cost: int
@@ -51,7 +51,7 @@ NOTHING: Used = (0, 0, 0, 0, 0)
 
 
 def merge_ceilings(ceilings: Sequence[Ceiling]) -> Ceiling:
-    """Returns a ceiling that is that of the dearest target in each respect."""
+    """Returns a ceiling that has the highest value of all targets in each respect."""
     costs, tokens = [each.cost for each in ceilings], [each.tokens for each in ceilings]
     said = [each.rate_tokens for each in ceilings if each.rate_tokens is not None]
     dearest = max(ceilings, key=lambda each: (each.cost or 0, each.tokens or 0))
@@ -64,6 +64,6 @@ def merge_ceilings(ceilings: Sequence[Ceiling]) -> Ceiling:
 
 
 def is_at_most(ceiling: Ceiling, other: Ceiling) -> bool:
-    """Returns whether whatever has room for `other` has room for `ceiling`."""
+    """Returns whether `ceiling` fits wherever `other` fits."""
     pairs = (ceiling.cost, other.cost), (ceiling.tokens, other.tokens), (ceiling.rate_tokens, other.rate_tokens)
     return all(own is None or (most is not None and own <= most) for own, most in pairs)

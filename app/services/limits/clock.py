@@ -1,18 +1,18 @@
-"""PostgreSQL's clock as a worker knows it, which decides in which period a request is: all workers share it."""
+"""A worker's estimate of PostgreSQL's clock, which all workers share to decide the period of a request."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# A slower answer says less about the clock than the earlier one did, so it is not used.
+# A slower answer says less about the clock than an earlier fast one, so it is ignored.
 _MAX_ANSWER_S = 0.25
-# Smaller differences come from the time that answers take.
+# Smaller differences are due to the varying time of answers.
 _MIN_STEP_S = 0.05
 
 
 class DatabaseClock:
-    """Tells PostgreSQL's time between its answers; until the first one, this machine's clock.
+    """Estimates PostgreSQL's time between its answers; before the first, this machine's clock counts.
 
     Args:
         on_step: called after the clock was set forward or back.

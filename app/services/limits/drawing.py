@@ -1,7 +1,7 @@
-"""The thread that draws from the database what requests of this worker need, and gives back what they do not.
+"""The thread that draws the amounts that this worker's requests need from the database, and returns unused ones.
 
-There is one, with one call at a time, so that no answer can be older than one that was applied. A request that lacks
-something waits for the next round; the rest is gathered for some milliseconds, and looked through every two seconds.
+It makes one call at a time, so that no answer is older than one already applied. A request that lacks something waits
+for the next round; other draws are gathered for some milliseconds. All pots are checked every two seconds.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from app.services.limits.pots import Pot, SlotPot
 from app.services.limits.purse import Purses
 from app.services.limits.rate_draws import RateDraws
 
-# How often all pots are looked through, in seconds: as often as keys are confirmed.
+# How often all pots are checked, in seconds: as often as keys are confirmed.
 TICK_S = 2.0
-# How long draws that no request waits for are gathered, in seconds.
+# How long draws without a waiting request are gathered, in seconds.
 GATHER_S = 0.05
-# The pause after a failed call, in seconds; requests that need a draw do not wait for it.
+# The pause after a failed call, in seconds. Meanwhile requests that need a draw do not wait.
 RETRY_S = 0.5
-# How much later a tick may come while requests wait, in seconds.
+# The longest delay of a tick while requests wait, in seconds.
 _TICK_DELAY_S = 1.0
 _REPORT_INTERVAL_S = 60.0
 
@@ -39,8 +39,8 @@ class Drawing:
 
     Args:
         leases, rates: make the calls.
-        purses: what requests hold in common, which is put back before pots are looked at.
-        tick: looks through all pots every TICK_S and marks those that need a draw; it may raise DatabaseError.
+        purses: amounts that requests hold jointly; put back before pots are checked.
+        tick: checks all pots every TICK_S and marks those that need a draw; it may raise DatabaseError.
 
     Attributes:
         is_failing: whether the last call failed. Until one succeeds, no request needs to wait.
@@ -74,13 +74,13 @@ class Drawing:
         return True
 
     def mark(self, pot: Pot) -> None:
-        """Makes the thread look at a pot soon."""
+        """Makes the thread check a pot soon."""
         self._marked[pot] = None
         if not self._woken.is_set():
             self._woken.set()
 
     def wait_for(self, lacking: Sequence[tuple[Pot, int]], timeout_s: float) -> bool:
-        """Waits until a round has drawn for these needs, or has failed; returns False if that takes too long."""
+        """Waits until a round has drawn for these needs or has failed; returns False if it takes too long."""
         done = threading.Event()
         self._waiters.append((done, lacking))
         self.start()
@@ -102,7 +102,7 @@ class Drawing:
                 log_event("limit_draw_failed", level="error", error=error)
 
     def run_round(self) -> None:
-        """Draws once for all that wait and for the pots that are marked; ticks if that is due."""
+        """Draws once for all waiting requests and all marked pots; ticks if a tick is due."""
         waiters, self._waiters = self._waiters, []
         try:
             now_s = time.monotonic()
@@ -115,7 +115,7 @@ class Drawing:
             for done, _ in waiters:
                 done.set()
             if waiters:
-                # Those that waited take what was drawn before the next round gives back what it finds unused.
+                # Lets the waiting requests take their draws, before the next round gives back unused amounts.
                 time.sleep(0)
 
     def _draw(self, waiters: Sequence[tuple[threading.Event, Sequence[tuple[Pot, int]]]], now_s: float) -> None:
@@ -125,7 +125,7 @@ class Drawing:
                 needs[pot].append(need)
         self._purses.put_back()
         for pot, waiting in list(needs.items()):
-            if not pot.lacks(sum(waiting), now_s):  # The draw that was under way brought enough for these too.
+            if not pot.lacks(sum(waiting), now_s):  # The previous draw brought enough for these requests too.
                 del needs[pot]
         if now_s >= self._tick_at_s + (_TICK_DELAY_S if waiters else 0.0):
             self._tick_at_s = now_s + TICK_S
@@ -135,7 +135,7 @@ class Drawing:
         try:
             self._draw_for(pots, needs, now_s)
         except BaseException:
-            # What became of these draws is not known, so that the next round has to repeat them.
+            # The outcome of these draws is not known, so the next round must repeat them.
             self._marked.update(dict.fromkeys(pots))
             raise
 
@@ -148,7 +148,7 @@ class Drawing:
             self._rates.draw_permits(rates[first : first + MAX_POTS], needs)
         budgets = sorted((pot for pot in pots if isinstance(pot, BudgetPot)), key=lambda pot: pot not in needs)
         for first in range(0, len(budgets), MAX_POTS):
-            # Planned right before the call: during a call, requests take from the pots.
+            # Planned right before the call, because requests take from the pots during a call.
             self._leases.draw(self._leases.plan(budgets[first : first + MAX_POTS], needs, now_s))
 
     def _note_success(self) -> None:

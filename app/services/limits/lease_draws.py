@@ -1,4 +1,4 @@
-"""Which leases of budgets a worker draws and gives back, and what it does with the answers."""
+"""Decides which leases of budgets a worker draws or gives back, and applies the answers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from app.services.limits.clock import DatabaseClock
 from app.services.limits.pots import Pot
 from app.services.limits.purse import Purses
 
-# How long a call may take, in seconds; it takes milliseconds.
+# The time limit of a call, in seconds; a call usually takes milliseconds.
 DRAW_TIME_LIMIT_S = 2.0
-# How many pots one call draws from.
+# The most pots per call.
 MAX_POTS = 50
 # A worker draws ahead for a pot only if it was used within this many seconds.
 _ACTIVE_S = 5.0
-# It draws when less than this share of what it should have is left.
+# It draws when less than this share of the intended reserve is left.
 _LOW_SHARE = 4
 
-# Pot → what each request that waits for it needs.
+# Pot → the need of each request that waits for it.
 Needs = Mapping[Pot, Sequence[int]]
 
 
@@ -34,9 +34,9 @@ class Planned(NamedTuple):
     """A draw of one period. Amounts are totals, as in LeaseDraw.
 
     Attributes:
-        spent: how much of what is used requests have used that have ended.
-        held: what is kept for certain; None for all that was drawn, as far as it is wanted.
-        excess: how much more was used than drawn.
+        spent: the part of `used` that belongs to ended requests.
+        held: the amount that is kept for certain; None for all that was drawn, up to `want`.
+        excess: the use beyond the drawn amount.
     """
 
     pot: BudgetPot
@@ -55,8 +55,8 @@ class LeaseDraws:
 
     Args:
         runtime: gives the database and the worker's id.
-        clock: PostgreSQL's clock, which the answers set.
-        purses: what requests hold in common, which is put back before pots are looked at.
+        clock: the estimate of PostgreSQL's clock, set by the answers.
+        purses: amounts that requests hold jointly; put back before pots are checked.
     """
 
     def __init__(self, runtime: Runtime, clock: DatabaseClock, purses: Purses) -> None:
@@ -66,7 +66,7 @@ class LeaseDraws:
         self._version = 0
 
     def plan(self, pots: Iterable[BudgetPot], needs: Needs, now_s: float) -> list[Planned]:
-        """Returns the draws that are due now; nothing may let requests run until they are passed to `draw`."""
+        """Returns the draws that are due now; no request may run before they are passed to `draw`."""
         self._purses.put_back()
         return [draw for pot in pots for draw in _plan_budget(pot, needs.get(pot, ()), now_s)]
 
@@ -74,14 +74,14 @@ class LeaseDraws:
         """Draws, in one call.
 
         Raises:
-            DatabaseError: the database is unavailable; the next draws of these periods settle what became of these.
+            DatabaseError: the database is unavailable; the next draws of these periods settle the outcome.
         """
         if not planned:
             return
         self._version += 1
         draws = [_make_draw(draw, self._version) for draw in planned]
         for draw in planned:
-            # The part that is given back is not lent from now on.
+            # From now on, the part that is given back is not lent.
             draw.period.set_drawn(min(draw.period.drawn, draw.want if draw.held is None else draw.held))
             draw.period.is_uncertain = True
         asked_s = time.monotonic()
@@ -95,12 +95,12 @@ class LeaseDraws:
 
     def _apply(self, draw: Planned, answer: LeaseAnswer | None) -> None:
         pot, period = draw.pot, draw.period
-        if answer is None:  # The budget does not exist any more.
+        if answer is None:  # The budget no longer exists.
             pot.end(True)
             period.is_uncertain, period.stated = False, draw.spent
             return
         if not answer.applied:
-            # The operator has released this worker's leases; the next draw is newer and takes them up again.
+            # The operator has released this worker's leases; the next draw is newer and renews them.
             self._version = max(self._version, answer.version)
             return
         period.is_uncertain = False
@@ -108,7 +108,7 @@ class LeaseDraws:
         period.stated = draw.spent
         pot.end(answer.ended)
         if answer.charged is not None:
-            # This worker's own charges may not be in the database yet.
+            # The database may not have this worker's own charges yet.
             period.charged = parse_amount(answer.charged, pot.unit) + period.spent
         pot.note_state(period, answer)
         if period is pot.current and answer.refused:
@@ -126,12 +126,12 @@ def _plan_budget(pot: BudgetPot, waiting: Sequence[int], now_s: float) -> list[P
         spare = pot.get_spare(now_s) if period is pot.current or period is pot.next else 0
         has_too_much = period.free > 2 * spare
         has_too_little = period.free < (spare // _LOW_SHARE if now_s - pot.share.used_s < _ACTIVE_S else 0)
-        # Other workers need it to tell what is used up from what may come back.
+        # With this, other workers can tell used amounts from those that may come back.
         has_news = pot.is_exact and period.spent != period.stated
         if needs or period.is_uncertain or has_too_much or has_too_little or has_news:
             used, firm = period.used, period.used + sum(needs)
             need = used + min(needs, default=0)
-            # Near the end, several workers would otherwise each keep too little for a request.
+            # Near the end of a budget, several workers would otherwise each keep an amount too small for a request.
             held = used if pot.is_exact else None
             planned.append(
                 Planned(pot, period, used, period.spent, held, need, firm, firm + spare, max(used - period.drawn, 0))

@@ -1,4 +1,4 @@
-"""The limits of this worker: its pots, the thread that draws for them, and the requests that wait for it."""
+"""The limits of this worker: its pots, the thread that draws for them, and the requests that wait for draws."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from app.services.limits.reservation import Reservation
 from app.services.limits.waiting import LimitWaiting
 from app.services.limits.watching import BudgetWarning, Watch
 
-# After how many seconds without a request a policy is forgotten.
+# A policy is forgotten after this many seconds without a request.
 _BINDING_S = 60.0
-# The same for pots: longer than policies that have them.
+# The same for pots; longer than for the policies that refer to them.
 _POT_S = 600.0
 # The amounts that each request takes before its body is read, by Count: one request and one slot.
 _ENTRY = (0, 0, 1, 0, 1)
@@ -37,12 +37,12 @@ R = TypeVar("R", bound=Reservation)
 
 
 class Limits(Component):
-    """The limits of this worker. The thread starts when something must be drawn.
+    """The limits of this worker. The thread starts with the first draw.
 
     Attributes:
-        note_warning: notes in the database that a share is warned of; returns False if another worker has done so.
+        note_warning: records in the database that a share is warned of; returns False if another worker has done so.
             Replace it to write more in the same statement.
-        on_warning: gets each warning of which this worker is the first to know; it must not wait. Replace it.
+        on_warning: gets each warning that this worker is the first to notice; it must not wait. Replace it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -67,11 +67,11 @@ class Limits(Component):
     def enter(self, policy: Policy, kind: type[R]) -> R: ...
 
     def enter(self, policy: Policy, kind: type[Reservation] = Reservation) -> Reservation:
-        """Begins a request, before its body is read: takes a request of each rate, and a slot.
+        """Begins a request before its body is read: takes a permit of each rate of requests, and a slot.
 
         Args:
             policy: the limits of the request's key.
-            kind: what is made to hold it.
+            kind: the class of the reservation that is returned.
 
         Raises:
             LimitReached: a rate or the number of concurrent requests is reached.
@@ -154,7 +154,7 @@ class Limits(Component):
         self._watch.tick()
 
     def _forget_pots(self) -> None:
-        """Forgets pots that nobody uses. A budget is kept until it is ended: its totals are those since its start."""
+        """Forgets unused pots. A budget is kept until it has ended, because its totals count from its start."""
         old_s = time.monotonic() - _POT_S
         for id, budget in list(self._budgets.items()):
             if (
@@ -183,7 +183,7 @@ class Limits(Component):
             log_event("budget_warning_failed", level="error", error=error)
 
     def get_outstanding(self) -> dict[Unit, int]:
-        """Returns what this worker has drawn of budgets and no request has spent, by unit."""
+        """Returns how much this worker has drawn of budgets that no request has spent, by unit."""
         self._purses.put_back()
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
@@ -201,17 +201,17 @@ class Limits(Component):
 
 
 def get_outstanding() -> dict[Unit, float]:
-    """Returns what this process has drawn of budgets and no request has spent, by unit."""
+    """Returns how much this process has drawn of budgets that no request has spent, by unit."""
     limits = get_runtime().find(Limits)
     outstanding = {} if limits is None else limits.get_outstanding()
     return {unit: float(format_amount(number, unit)) for unit, number in outstanding.items()}
 
 
 def stop_limits(timeout_s: float) -> bool:
-    """Ends the draws of this process. Call it before the journal stops, which closes the leases.
+    """Ends the draws of this process. Call it before the journal stops, because the journal closes the leases.
 
     Returns:
-        Whether no draw is under way any more; one that goes on is ignored by the database once the leases are closed.
+        Whether no draw is in progress; one that still runs is ignored by the database once the leases are closed.
     """
     limits = get_runtime().find(Limits)
     return True if limits is None else limits.stop(timeout_s)

@@ -1,4 +1,4 @@
-"""Which period of a budget an instant belongs to.
+"""Finds the period of a budget that an instant belongs to.
 
     day, week, month   calendar periods of the budget's time zone; first_day is the day of the week (1 is Monday) or of
                        the month with which one begins
@@ -6,8 +6,8 @@
     rolling:24h        hours, of which the current one and the 24 before it count
     rolling:30d        days, of which the current one and the 30 before it count
 
-The current hour or day is only partly over, so one more counts than the name says: then no 24 hours and no 30 days have
-more than the amount. Instants are seconds since 1970, and periods begin at whole minutes.
+The current hour or day is only partly over, so one more counts than the name says. Then no span of 24 hours or 30 days
+can exceed the amount. Instants are seconds since 1970, and periods begin at whole minutes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def get_period(window: str, timezone: str, first_day: int, at_s: float) -> Perio
     Args:
         window: one of WINDOWS.
         timezone: the name of a time zone, such as "Europe/Berlin".
-        first_day: with which day a week or a month begins.
+        first_day: the day with which a week or a month begins.
         at_s: the instant, in seconds since 1970.
 
     Raises:
@@ -63,16 +63,16 @@ def get_period(window: str, timezone: str, first_day: int, at_s: float) -> Perio
 
 
 def compute_reset(window: str, timezone: str, period: Period, oldest: datetime | None) -> datetime | None:
-    """Returns from when on what is used now counts less, or not at all.
+    """Returns when the current use begins to count less, or not at all.
 
     Args:
         window, timezone: as for `get_period`.
         period: the current period.
-        oldest: the start of the oldest period that counts of a rolling window and of which something is used; None if
-            nothing is used: then it is when something that is used now no longer counts.
+        oldest: the start of the oldest period in a rolling window with any use; None if nothing is used, and then the
+            result is when a use at this moment would no longer count.
 
     Returns:
-        The end of the period, or of a rolling window, when its oldest use is out of it. None if that never happens.
+        The end of the period; for a rolling window, when its oldest use leaves it. None if that never happens.
     """
     if not window.startswith("rolling"):
         return period.end
@@ -84,7 +84,7 @@ def compute_reset(window: str, timezone: str, period: Period, oldest: datetime |
 
 
 def _find_days(window: str, today: date, first_day: int) -> tuple[date, date]:
-    """Returns the first day of the calendar period that has `today`, and the first one after it."""
+    """Returns the first day of the calendar period that contains `today`, and the first day after it."""
     if window == "day":
         return today, today + timedelta(days=1)
     if window == "week":
@@ -101,8 +101,8 @@ def _find_days(window: str, today: date, first_day: int) -> tuple[date, date]:
 def _find_midnight(day: date, zone: ZoneInfo) -> datetime:
     """Returns the first instant of a day.
 
-    That is the first of two midnights, where the clock is put back to midnight, and the instant of the change, where
-    the clock is put forward at midnight: a time with `fold` 0 that does not exist has the offset from before.
+    It is the first of two midnights where the clock is set back to midnight, and the instant of the change where the
+    clock is set forward at midnight: a nonexistent time with `fold` 0 has the offset from before.
     """
     return datetime.combine(day, time(), zone).astimezone(UTC)
 

@@ -1,4 +1,4 @@
-"""Permits of a rate: the requests or tokens that one worker may begin within the next half second."""
+"""Permits of a rate: the number of requests or tokens that one worker may begin in the next half second."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from app.db.limit_tables import RATE_SLOTS
 from app.services.limits.policy import Subject
 from app.services.limits.pots import Count, Lot, Pot
 
-# How long after the draw a permit may be used; see RATE_SLOTS.
+# How long a permit can be used after its draw; see RATE_SLOTS.
 PERMIT_S = 0.5
-# After this time the next permits are drawn if a request still takes some, so that no request has to wait for them.
+# After this time, the next request that takes permits also causes the next draw, so that no request has to wait.
 _SOON_S = 0.35
-# Only while at least 1/_SOON_SHARE of the rate is left; otherwise other workers may need it more.
+# Draws ahead only while at least 1/_SOON_SHARE of the rate is left; below that, other workers may need it more.
 _SOON_SHARE = 4
-# The tokens that a request is assumed to use if it does not say how many, until some have ended.
+# The assumed tokens of a request that does not say how many it needs, until some have ended.
 _FIRST_MEAN = 256
 _MEAN_WEIGHT = 0.1
-# From this many permits on, headers need not be made for each response, and requests may share a purse.
+# From this many permits on, response headers may be reused, and requests may share a purse.
 _FAR = 1_000
-# A draw takes at most this many times what was used since the last one: some requests at once are no rate yet.
+# A draw takes at most this many times the use since the last one, because a single burst is not yet a rate.
 _GROWTH = 4
 
 
 class RatePot(Pot):
-    """A rate of a subject. Its lots are what was granted in a half second; its share counts what was taken since then.
+    """A rate of a subject. Its lots are the grants of half a second; its share counts the use since the last draw.
 
     Args:
-        subject: whose rate it is.
-        kind: what it counts.
-        most: how many a minute.
-        wake: makes the drawing thread look at this pot soon.
+        subject: the subject of the rate.
+        kind: its unit, "requests" or "tokens".
+        most: the limit per minute.
+        wake: makes the drawing thread check this pot soon.
 
     Attributes:
         kind, most: as above.
-        is_due: whether the next permits are to be drawn although no request waits for them.
-        mean: how many tokens a request used lately that did not say how much output it wants.
-        debt: how many were used beyond what was granted; the next draw states it.
-        returned: half second → how many that were granted in it were not used.
-        room: how many are left for all workers, as the database last said.
-        workers: how many workers live, as the database last said.
+        is_due: whether the next permits are to be drawn even without a waiting request.
+        mean: the mean use, in tokens, of recent requests that did not say how much output they wanted.
+        debt: the use beyond the granted permits; reported with the next draw.
+        returned: half second → the number of its permits that were not used.
+        room: the permits left for all workers, by the database's last answer.
+        workers: the number of live workers, by the database's last answer.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class RatePot(Pot):
             self.share.cap = most
 
     def renew(self, now_s: float) -> None:
-        """Ends the permits whose time is over; shortly before, makes the next ones be drawn."""
+        """Ends expired permits; shortly before they expire, causes the next draw."""
         if now_s >= self._ends_s:
             self._replace(Lot(), float("inf"), float("inf"))
             return
@@ -85,7 +85,7 @@ class RatePot(Pot):
             self._wake(self)
 
     def _replace(self, lot: Lot, until_s: float, ends_s: float) -> None:
-        """Lends from another lot until `ends_s`, and calls `renew` at `until_s` for the first time."""
+        """Lends from another lot until `ends_s`; `renew` is next called at `until_s`."""
         before, self.share.lot = self.share.lot, lot
         self.share.until_s, self._ends_s, self.is_due = until_s, ends_s, False
         self.note_settled(before)
@@ -94,7 +94,7 @@ class RatePot(Pot):
         pass
 
     def note_settled(self, lot: Lot) -> None:
-        """Returns what is not used of permits whose time is over; what was used beyond permits is a debt."""
+        """Returns unused permits of an expired lot; use beyond a lot becomes a debt."""
         if self.sleepers:
             self.wake_sleepers()
         self.share.is_watched = False
@@ -107,17 +107,17 @@ class RatePot(Pot):
             lot.free = 0
 
     def note_use(self, tokens: int) -> None:
-        """Notes what a request has used that did not say how much output it wants."""
+        """Updates the mean with the use of a request that did not say how much output it wanted."""
         self.mean += _MEAN_WEIGHT * (tokens - self.mean)
 
     def add(self, slot: int, count: int, asked_s: float) -> None:
-        """Lends from permits that were granted in this half second, to a draw sent at `asked_s`."""
+        """Lends from permits that were granted in this half second to a draw sent at `asked_s`."""
         if count:
             self.share.taken, self._drawn_s = 0, asked_s
             self._replace(Lot(slot, count), asked_s + _SOON_S, asked_s + PERMIT_S)
 
     def count_left(self) -> int:
-        """Returns how many permits are left for all workers, as far as this one knows."""
+        """Returns how many permits are left for all workers, as far as this worker knows."""
         return min(max(self.room + self.share.lot.free, 0), self.most)
 
     def is_far(self) -> bool:
@@ -125,12 +125,12 @@ class RatePot(Pot):
         return self.count_left() >= _FAR
 
     def get_ahead(self, now_s: float) -> int:
-        """Returns how many permits this worker uses in half a second, as far as it knows since its last draw."""
+        """Returns the permits that this worker uses in half a second, estimated from its use since the last draw."""
         elapsed_s = max(now_s - self._drawn_s, 0.001)
         return min(int(self.share.taken * PERMIT_S / elapsed_s), _GROWTH * self.share.taken)
 
     def take_return(self, now_s: float) -> tuple[dict[int, int], int]:
-        """Returns what is to be returned and the debt, and forgets both: lost in a draw, they count as used."""
+        """Returns the unused permits and the debt, and forgets both; if the draw is lost, they count as used."""
         if now_s >= self._ends_s:
             self.renew(now_s)
         returned, debt = self.returned, self.debt
@@ -138,7 +138,7 @@ class RatePot(Pot):
         return returned, debt
 
     def grant_locally(self, need: int, now_s: float) -> bool:
-        """Adds permits of this worker's share of the rate while the database is away; returns whether it sufficed."""
+        """Adds permits from this worker's share of the rate during an outage; returns whether the share sufficed."""
         local = self._local
         while local and local[0][0] <= now_s - RATE_SLOTS / 2:
             local.popleft()
@@ -150,5 +150,5 @@ class RatePot(Pot):
         return True
 
     def get_local_wait_s(self, now_s: float) -> float:
-        """Returns the seconds until something of this worker's share comes back."""
+        """Returns the seconds until part of this worker's share is free again."""
         return max(self._local[0][0] + RATE_SLOTS / 2 - now_s, 0.1) if self._local else 1.0

@@ -1,4 +1,4 @@
-"""The limits of a key: the subjects that its requests count for, with their limits, as the keys' snapshot has them."""
+"""The limits of a key: the subjects that its requests count for, with their limits, as in the snapshot of the keys."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from app.yielding import with_pauses
 
 
 class Budget(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An amount that the requests of a subject may cost in a window of time.
+    """An amount that a subject's requests may use in a window of time.
 
     Attributes:
         id: its id in the database.
-        unit: what the amount counts.
+        unit: the unit of the amount.
         amount: a decimal number, in that unit.
         window: "day", "week", "month", "total", "rolling:24h" or "rolling:30d"; see periods.py.
         timezone: the time zone in which a day begins, for instance "Europe/Berlin".
-        first_day: with which day a week (1 is Monday) or a month begins.
-        warn_percents: from which shares of the amount on the subject is warned, ascending.
+        first_day: the day with which a week (1 is Monday) or a month begins.
+        warn_percents: the shares of the amount at which the subject is warned, ascending.
     """
 
     id: int
@@ -35,19 +35,19 @@ class Budget(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Subject(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Whose requests a limit counts; None and () mean no limit.
+    """A holder, group or gateway whose requests the limits count; None and () mean no limit.
 
     Attributes:
         id: its id in the database; GATEWAY_ID for the gateway.
         kind: a holder of keys, a group of holders, or the gateway.
-        name: its name, which refusals and warnings tell the caller.
+        name: its name, which the caller sees in refusals and warnings.
         group_id: the group of a holder, or None.
         models: patterns of `provider/model id`, of which one must match.
         requests_per_minute: requests in any 60 s.
         tokens_per_minute: prompt and output tokens in any 60 s.
         concurrent: requests that are being served at once.
         max_output_tokens: the most output tokens that a request may ask for.
-        budgets: all must have room.
+        budgets: a request needs room in all of them.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Subject(msgspec.Struct, frozen=True, array_like=True, gc=False):
     budgets: tuple[Budget, ...]
 
     def has_limits(self) -> bool:
-        """Returns whether a request can be refused for this subject."""
+        """Returns whether a limit of this subject can refuse a request."""
         bounds = (self.requests_per_minute, self.tokens_per_minute, self.concurrent, self.max_output_tokens)
         return bool(self.models or self.budgets) or any(bound is not None for bound in bounds)
 
@@ -71,8 +71,8 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     """All limits of a key: those of its holder, of the holder's group, and of the gateway.
 
     Attributes:
-        subjects: those of them that have limits, at least one, in this order.
-        models: the patterns of each subject that has some; a model must match one of each.
+        subjects: the subjects with limits, at least one, in this order.
+        models: the patterns of each subject that has some; a model must match at least one of each subject's.
         max_output_tokens: the least of the subjects' bounds; None without any.
     """
 
@@ -81,9 +81,9 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
     max_output_tokens: int | None
 
     def allows(self, provider: str, model: str) -> bool:
-        """Returns whether a request may be sent to this model of this provider, regardless of case.
+        """Returns whether a request may be sent to this model of this provider, ignoring case.
 
-        The part after a `#` in a model's id names a deployment of the model, and counts for no pattern.
+        A model's id may have a part after `#`, which names a deployment; patterns ignore it.
         """
         name = f"{provider}/{model.partition('#')[0]}".lower()
         return all(any(matches(pattern, name) for pattern in patterns) for patterns in self.models)
@@ -92,17 +92,17 @@ class Policy(msgspec.Struct, frozen=True, gc=False):
 def matches(pattern: str, name: str) -> bool:
     """Returns whether a pattern of models or providers stands for a name, in lower case.
 
-    `*` stands for any text, also with slashes in it; no other character is special. A name that no list has can match
-    too: `*/example` also allows a model of this name that another account of a provider has published.
+    `*` stands for any text, including slashes; no other character is special. A name can match even if no list has it:
+    `*/example` also allows a model of this name published by another account of a provider.
     """
     return fnmatchcase(name, pattern.lower().replace("[", "[[]").replace("?", "[?]"))
 
 
 def make_policies(subjects: Mapping[str, Subject]) -> dict[str, Policy]:
-    """Returns the policies of all keys: holder's id → policy, and "" → that of keys without a holder.
+    """Returns the policies of all keys: holder's id → policy, and "" → the policy of keys without a holder.
 
-    Those without any limit are missing, so that their requests skip all of it. Other greenlets run in between: a
-    thousand holders take some milliseconds.
+    Policies without any limit are left out, so that their requests skip the limits entirely. Other greenlets run in
+    between: a thousand holders take some milliseconds.
 
     Args:
         subjects: id → subject, for all holders and groups, and the gateway.

@@ -1,8 +1,8 @@
 """Pots: one worker's part of a limit, kept in memory, from which it lends to requests without asking the database.
 
-A pot needs no lock: greenlets switch only where something waits, and nothing here does. drawing.py draws more for it
-and gives back what it does not need. Taking and giving back is the same for all pots, so that acquisition.py and
-reservation.py do it in one loop each over their shares, without a call for each pot.
+A pot needs no lock: greenlets switch only at waits, and nothing here waits. drawing.py draws more for it and gives back
+unused amounts. Taking and giving back is the same for all pots, so acquisition.py and reservation.py each do it in one
+loop over the shares, without a call for each pot.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from enum import IntEnum
 
 from app.services.limits.policy import Subject
 
-# A worker that does not state its requests for 30 s holds none, so it must not use what it held before.
+# A worker that has not reported its requests for 30 s holds no slots any more, so it must stop using them before.
 _SEEN_S = 25.0
 # Larger than any need of a request.
 UNBOUNDED = 1 << 100
 
 
 class Count(IntEnum):
-    """The unit that a pot counts, which is its place in the amounts of a request."""
+    """The unit that a pot counts; the value is its index in the amounts of a request."""
 
     COST = 0
     TOKENS = 1
@@ -35,9 +35,9 @@ class Lot:
     """The source that a pot lends from for a time: a period of a budget, permits of half a second, or all slots.
 
     Attributes:
-        id: the period, or the half second; 0 if the database knows none.
-        free: how much can be lent; negative where requests took more than the worker has.
-        spent: what requests have used that have ended.
+        id: the id of the period or of the half second; 0 if the database knows none.
+        free: the amount that can be lent; negative if requests took more than the worker has.
+        spent: the use of ended requests.
     """
 
     __slots__ = ("free", "id", "spent")
@@ -51,20 +51,20 @@ class Lot:
 class Share:
     """The numbers of a pot that each request reads and changes.
 
-    They are in a class of their own, the same for all pots, because Python reads the attributes of objects of one class
-    much faster than those of several.
+    They are in a class of their own, shared by all kinds of pots, because Python reads attributes much faster from
+    objects of one class than from objects of several.
 
     Attributes:
-        pot: whose numbers they are.
-        count: what it counts.
-        lot: what it lends from.
-        until_s: until when it lends from that, on the monotonic clock; then `Pot.renew` must be called.
-        cap: the most that one request reserves; more is cut to this.
+        pot: the pot that the numbers belong to.
+        count: its unit.
+        lot: the lot that it lends from.
+        until_s: the end of the lot, on the monotonic clock; then `Pot.renew` must be called.
+        cap: the most that one request reserves; larger needs are cut to this.
         low, largest: `Pot.note_taken` is called when less than `low` is free, or a request needs more than `largest`.
         is_watched: whether `Pot.note_settled` is called after each request, and not only after those that give back to
-            an earlier lot or leave less than nothing free.
-        taken: what requests have taken, since a time of the pot's own.
-        used_s: when a request last took something, as of the last tick.
+            an earlier lot or leave it overdrawn.
+        taken: the amount that requests have taken, since a time that depends on the pot.
+        used_s: the time of the last use by a request, as of the last tick.
     """
 
     __slots__ = ("cap", "count", "is_watched", "largest", "lot", "low", "pot", "taken", "until_s", "used_s")
@@ -81,14 +81,14 @@ class Share:
 
 
 class Pot(ABC):
-    """A limit, as one worker has it in memory.
+    """A limit in the memory of one worker.
 
     Attributes:
-        subject: whose limit it is.
+        subject: the subject of the limit.
         share: the numbers that requests change.
         refused_need, refused_until_s: a need of at least this much is refused until then, on the monotonic clock.
-        refusals: how many draws found less than the least need.
-        sleepers: set when a request gives something back.
+        refusals: the number of draws that found less than the smallest need.
+        sleepers: events that are set when a request gives something back.
     """
 
     __slots__ = ("refusals", "refused_need", "refused_until_s", "share", "sleepers", "subject")
@@ -103,15 +103,15 @@ class Pot(ABC):
 
     @abstractmethod
     def renew(self, now_s: float) -> None:
-        """Replaces what the pot lends from, because its time is over."""
+        """Replaces the lot, because its time is over."""
 
     @abstractmethod
     def note_taken(self, need: int) -> None:
-        """Notes that a request took so much that `low` or `largest` were passed."""
+        """Called when a request took so much that `low` or `largest` was passed."""
 
     @abstractmethod
     def note_settled(self, lot: Lot) -> None:
-        """Notes that a request has given back to `lot`."""
+        """Called when a request has given back to `lot`."""
 
     def add_sleeper(self, sleeper: threading.Event) -> None:
         """Sets `sleeper` when a request gives something back."""
@@ -119,39 +119,39 @@ class Pot(ABC):
         self.share.is_watched = True
 
     def wake_sleepers(self) -> None:
-        """Makes the requests that wait for something to be given back look again."""
+        """Wakes the requests that wait for something to be given back."""
         sleepers, self.sleepers = self.sleepers, set()
         for sleeper in sleepers:
             sleeper.set()
 
     def lacks(self, need: int, now_s: float) -> bool:
-        """Returns whether the pot has less than `need`. A need of 0 always passes, even when more than all is used."""
+        """Returns whether the pot has less than `need`. A need of 0 always passes, even if the pot is overdrawn."""
         if now_s >= self.share.until_s:
             self.renew(now_s)
         return need > self.share.lot.free and need > 0
 
     def expect(self, need: int) -> None:
-        """Notes that a request waits for this much."""
+        """Notes that a request waits for this amount."""
         self.share.used_s = time.monotonic()
 
     def is_refused(self, need: int, now_s: float) -> bool:
-        """Returns whether as much was refused a moment ago."""
+        """Returns whether an equal or smaller need was refused a moment ago."""
         return need >= self.refused_need and now_s < self.refused_until_s
 
     def remember_refusal(self, need: int, until_s: float) -> None:
-        """Refuses needs of at least as much until `until_s`."""
+        """Refuses needs of at least `need` until `until_s`."""
         self.refused_need, self.refused_until_s = need, until_s
 
 
 class SlotPot(Pot):
-    """How many requests of a subject this worker may serve at once, and how many it serves.
+    """The number of a subject's requests that this worker may serve at once, and the number that it serves.
 
     Attributes:
         most: the limit of all workers.
-        held: how many it may serve.
-        is_exact: whether little is left, so that the worker keeps nothing.
-        peak: the most that it served since the last tick.
-        workers: how many workers live, as the database last said.
+        held: the number of requests that this worker may serve.
+        is_exact: whether so little is left that the worker keeps nothing in reserve.
+        peak: the most requests that it served at once since the last tick.
+        workers: the number of live workers, by the database's last answer.
     """
 
     __slots__ = ("_wake", "held", "is_exact", "most", "peak", "workers")
@@ -167,7 +167,7 @@ class SlotPot(Pot):
 
     @property
     def used(self) -> int:
-        """How many requests it serves."""
+        """The number of requests being served."""
         return self.held - self.share.lot.free
 
     def renew(self, now_s: float) -> None:
@@ -175,7 +175,7 @@ class SlotPot(Pot):
         self.share.until_s = float("inf")
 
     def keep_used(self) -> None:
-        """Lends no more than requests hold already."""
+        """Keeps only the slots that requests hold already."""
         self._hold(min(self.held, self.used))
 
     def _hold(self, held: int) -> None:
@@ -184,7 +184,7 @@ class SlotPot(Pot):
         self.share.low += more
 
     def is_within_share(self, need: int) -> bool:
-        """Returns whether this worker's share has room, while the database is away."""
+        """Returns whether this worker's share of the limit has room; used while the database is away."""
         return self.used + need <= max(self.most // max(self.workers, 1), 1)
 
     def note_taken(self, need: int) -> None:
@@ -198,15 +198,15 @@ class SlotPot(Pot):
             self._wake(self)
 
     def count_tick(self) -> None:
-        """Begins to look for the peak of the next tick."""
+        """Begins the peak measurement of the next tick."""
         self.share.low, self.peak = self.share.lot.free, self.used
 
     def get_spare(self) -> int:
-        """Returns how many more than are used the worker should hold."""
+        """Returns how many slots the worker should hold beyond those in use."""
         return 0 if self.is_exact else max(self.peak - self.used, 0)
 
     def note_answer(self, held: int, room: int, workers: int, asked_s: float) -> None:
-        """Notes what the database says: what this worker may serve, and what is left for all."""
+        """Applies the database's answer: the slots of this worker, and those left for all."""
         self._hold(held)
         self.workers = workers
         self.is_exact = room < self.most // 4

@@ -1,9 +1,9 @@
-"""Purses: an amount of all pots of a policy, so that each of its requests changes a few numbers and not every pot.
+"""Purses: equal amounts of all pots of a policy, so that a request changes a few numbers instead of every pot.
 
-All pots of a policy that count the same are asked for the same, so one number stands for them: a purse holds as much of
-each pot as its number says. It is filled while much is left, and put back before anybody looks at the pots: for a draw,
-a tick, a refusal or headers. Its contents are taken from the pots like those of a request, so no request gets from a
-purse what the pots do not have, whenever it is put back.
+A request asks all pots of a policy with the same unit for the same amount, so a purse has one number per unit, which
+stands for that amount of each pot. A purse is filled while much is left, and put back before the pots are read: for a
+draw, a tick, a refusal or headers. Its contents are taken from the pots like those of a request. So no request gets
+more from a purse than the pots have, whenever it is put back.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from collections.abc import Sequence
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import UNBOUNDED, Count, Lot, Share
 
-# What nothing bounds, by Count: small numbers, with which Python reckons faster.
+# Amounts for units without a bound, by Count. Python computes faster with small numbers.
 _PLENTY = (1 << 59, 1 << 59, 1 << 29, 1 << 59, 1 << 29)
 
 
 class Purse:
-    """The amounts held for the requests of one policy, and those that ended requests give back.
+    """The amounts held for the requests of one policy, and the amounts that ended requests give back.
 
-    Its lots are those that the pots lend from when it is made. Once a pot lends from another one, or must know of each
+    Its lots are the current lots of the pots when it is made. Once a pot lends from another lot, or must know of each
     request that ends, the purse is closed, and a new one is made.
 
     Args:
-        entry, metered: the shares as a binding has them; none is a budget in requests.
-        purses: the others of this worker.
+        entry, metered: the shares of a binding; none is a budget in requests.
+        purses: all purses of this worker.
 
     Attributes:
-        until_s: until when requests may take from it, on the monotonic clock; 0 while it is not filled.
-        permits, slots: how many requests may still begin; of slots, those of requests that have ended count again.
-        fewest_slots: how few slots it had since it was filled.
-        cost, tokens, rate_tokens: how much they may still reserve, in 10⁻¹² USD and tokens.
-        largest_cost, largest_tokens: the most that one request may reserve of it; larger ones the pots must know.
-        unused_permits: of requests that were not sent.
-        freed_cost, freed_tokens: what requests reserved that have ended.
-        spent_cost, spent_tokens: what they have used.
-        freed_rate_tokens: what they reserved and have not used.
-        period_ids: the periods of the budgets; nobody may change the list.
-        is_listed: whether it will be put back. Before something is given back to a purse that is not listed, `goes_on`
-            must be asked.
+        until_s: the time until which requests may take from it, on the monotonic clock; 0 while it is not filled.
+        permits, slots: how many requests may still begin; the slots of ended requests are added again.
+        fewest_slots: the lowest number of slots since it was filled.
+        cost, tokens, rate_tokens: how much requests may still reserve, in 10⁻¹² USD and tokens.
+        largest_cost, largest_tokens: the most that one request may reserve; the pots must know of larger requests.
+        unused_permits: permits of requests that were not sent.
+        freed_cost, freed_tokens: the reservations of ended requests.
+        spent_cost, spent_tokens: the use of ended requests.
+        freed_rate_tokens: their reserved tokens that were not used.
+        period_ids: the ids of the budget periods; requests share the list, so it must not change.
+        is_listed: whether it will be put back. Before anything is given back to a purse that is not listed, call
+            `goes_on`.
         entry, metered: the shares and their lots.
     """
 
@@ -61,7 +61,7 @@ class Purse:
         self._lumps = [0] * len(Count)
 
     def goes_on(self) -> bool:
-        """Returns whether requests that end may still give back to it; if so, it will be put back later."""
+        """Returns whether ended requests may still give back to it; if so, lists it to be put back later."""
         if any(share.lot is not lot or share.is_watched for share, lot in self.entry + self.metered):
             return False
         self._list()
@@ -72,17 +72,17 @@ class Purse:
         self._purses.listed[self] = None
 
     def fill(self, now_s: float) -> bool:
-        """Takes from the pots half of what they can spare. Call it when all was put back.
+        """Takes from the pots half of their reserve. Call it after everything was put back.
 
         Returns:
-            False if one of them has too little, or is watched; then nothing was taken.
+            False if a pot has too little, or is watched; then nothing was taken.
         """
         lumps, largest = list(_PLENTY), [UNBOUNDED] * len(Count)
         until_s = float("inf")
         for share, lot in self.entry + self.metered:
             count, pot = share.count, share.pot
             is_far = pot.is_far() if isinstance(pot, RatePot) else True
-            # For slots, `low` is the fewest that there were, which `fewest_slots` goes on to count.
+            # The `low` of slots is the lowest number of free ones; `fewest_slots` continues to count it.
             spare = lot.free - (0 if count == Count.SLOTS else share.low)
             if not is_far or spare <= 0 or share.is_watched or share.cap == 0 or lot is not share.lot:
                 return False
@@ -103,7 +103,7 @@ class Purse:
         return True
 
     def put_back(self) -> None:
-        """Puts all that it has back to the pots, also what requests have used that have ended."""
+        """Puts all its contents back into the pots, with the use of ended requests."""
         lumps, left = self._lumps, (self.cost, self.tokens, self.permits, self.rate_tokens, self.slots)
         freed = (self.freed_cost, self.freed_tokens, self.unused_permits, self.freed_rate_tokens, 0)
         spent = (self.spent_cost, self.spent_tokens, 0, 0, 0)
@@ -128,7 +128,7 @@ class Purse:
     def lift(
         self, cost: int | None, tokens: int | None, rate_tokens: int | None, *, metered: bool
     ) -> list[tuple[Share, int, Lot]]:
-        """Returns what a request holds of the pots that took this from the purse, for it to give back to them."""
+        """Returns the amounts that a request took from the purse as amounts of pots, to be given back to these."""
         if not metered:
             return [(share, 1, lot) for share, lot in self.entry]
         needs = (cost or 0, tokens or 0, 0, rate_tokens or 0)
@@ -139,8 +139,8 @@ class Purses:
     """The purses of one worker.
 
     Attributes:
-        listed: those that have something to put back, which add and remove themselves.
-        expires_s: before that, on the monotonic clock, the time of none of them is over.
+        listed: the purses that have something to put back; they add and remove themselves.
+        expires_s: the earliest time at which one of them expires, on the monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -148,12 +148,12 @@ class Purses:
         self.expires_s = float("inf")
 
     def put_back(self) -> None:
-        """Puts back what all of them have. Call it before pots are looked at, after each time that requests ran."""
+        """Puts back the contents of all. Call it before pots are read, again after any time in which requests ran."""
         for purse in list(self.listed):
             purse.put_back()
         self.expires_s = float("inf")
 
     def put_back_expired(self, now_s: float) -> None:
-        """Puts all back if the time of one is over, so that its pots are renewed without what requests hold no more."""
+        """Puts back all contents if a purse has expired, so that pots are renewed without amounts of ended requests."""
         if now_s >= self.expires_s:
             self.put_back()

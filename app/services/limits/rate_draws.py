@@ -1,4 +1,4 @@
-"""Which permits and slots a worker draws and gives back, and what it does with the answers."""
+"""Decides which permits and slots a worker draws or gives back, and applies the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.services.limits.permits import RatePot
 from app.services.limits.pots import SlotPot
 from app.services.limits.purse import Purses
 
-# After how many seconds a refused need is asked for again, if the database names no time at which it would fit.
+# The seconds after which a refused need is asked for again, if the database names no time at which it would fit.
 _UNKNOWN_WAIT_S = 1.0
 
 
@@ -27,7 +27,7 @@ class RateDraws:
         self._version = 0
 
     def draw_slots(self, pots: Sequence[SlotPot], needs: Needs) -> None:
-        """States how many requests are served, and draws more, in one call.
+        """Reports how many requests are served, and draws more slots, in one call.
 
         Raises:
             DatabaseError: the database is unavailable.
@@ -49,7 +49,7 @@ class RateDraws:
                     want=firm + pot.get_spare(),
                 )
             )
-            pot.keep_used()  # Until the answer, the worker has only what it certainly keeps.
+            pot.keep_used()  # Until the answer, the worker has only the slots that it keeps for certain.
         asked_s = time.monotonic()
         with time_limit(DRAW_TIME_LIMIT_S):
             answers = draw_slots(self._runtime.get(Database).lease_engine, self._runtime.worker_id, draws)
@@ -62,7 +62,7 @@ class RateDraws:
             count_draw("concurrent", "refused" if answer.refused else "done")
 
     def draw_permits(self, pots: Sequence[RatePot], needs: Needs) -> None:
-        """Returns unused permits, and draws new ones for requests that wait or will come, in one call.
+        """Returns unused permits, and draws new ones for waiting and expected requests, in one call.
 
         Raises:
             DatabaseError: the database is unavailable.

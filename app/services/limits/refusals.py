@@ -1,4 +1,4 @@
-"""The errors of requests that a limit refuses, and the headers that tell how much is left."""
+"""Errors for requests that a limit refuses, and headers that tell how much is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.services.limits.budget_pots import BudgetPeriod, BudgetPot
 from app.services.limits.permits import RatePot
 from app.services.limits.pots import SlotPot
 
-# Limits belong to a holder, whom a caller knows as its key.
+# Limits belong to a holder; the caller knows the holder as its key.
 _NAMES = {"holder": "key", "group": "group", "gateway": "gateway"}
 _POSSESSIVES = {"holder": "key's", "group": "group's", "gateway": "gateway's"}
 
@@ -26,18 +26,18 @@ _WINDOWS = {
     "rolling:30d": "in any 30 days",
 }
 
-# How long to wait until running requests may have ended.
+# How long to wait until running requests may have ended, in seconds.
 RESERVED_RETRY_S = 1.0
 _UNAVAILABLE_RETRY_S = 5.0
-# More than any budget has left, for a limit that does not refuse the request.
+# More than any budget has left, for the unit that does not refuse the request.
 _PLENTY = 1 << 80
 
-# (USD left in 10⁻¹², tokens left) → the max_tokens with which the request would fit; None if with none.
+# (10⁻¹² USD left, tokens left) → the max_tokens with which the request would fit; None if it cannot fit.
 Fits = Callable[[int, int], int | None]
 
 
 def describe_budget(pot: BudgetPot, period: BudgetPeriod) -> str:
-    """Returns whose budget it is and when it resets, as in `group budget month; resets=2026-12-01T00:00:00Z`."""
+    """Returns the name and reset time of a budget, as in `group budget month; resets=2026-12-01T00:00:00Z`."""
     text = f"{_NAMES[pot.subject.kind]} budget {pot.budget.window}"
     reset = pot.compute_reset(period)
     return text if reset is None else f"{text}; resets={_format_time(reset)}"
@@ -48,13 +48,13 @@ def _format_time(at: datetime) -> str:
 
 
 def make_budget_refusal(pot: BudgetPot, need: int, fits: Fits | None, status: int) -> LimitReached:
-    """Returns the error of a request that a budget has no room for.
+    """Returns the error for a request that does not fit into a budget.
 
     Args:
         pot: the budget.
         need: the most that the request can cost, in the budget's unit.
-        fits: tells the max_tokens with which it would fit; None if that is not known.
-        status: the HTTP status if waiting for other requests does not help, from BUDGET_STATUS.
+        fits: returns the max_tokens with which it would fit; None if that is not known.
+        status: the HTTP status if waiting for other requests would not help, from BUDGET_STATUS.
     """
     period, unit = pot.current, pot.unit
     total = max(period.total, 0)
@@ -90,20 +90,20 @@ def make_budget_refusal(pot: BudgetPot, need: int, fits: Fits | None, status: in
 
 
 def _find_most(fits: Fits | None, unit: Unit, room: int) -> int | None:
-    """Returns the max_tokens with which a request would fit; None if with none, or if less output is of no use."""
+    """Returns the max_tokens with which a request would fit; None if it cannot, or if less output would not help."""
     if fits is None or unit == "requests":
         return None
     most = fits(room, _PLENTY) if unit == "usd" else fits(_PLENTY, room)
-    # No answer is as long as MAX_TOKENS. A larger number means that output costs nothing, so less would not help.
+    # No answer is as long as MAX_TOKENS. A larger number means that output is free, so less of it would not help.
     return most if most is not None and 1 <= most <= MAX_TOKENS else None
 
 
 def make_rate_refusal(pot: RatePot, need: int, wait_s: float, others: dict[str, str]) -> LimitReached:
-    """Returns the error of a request above a rate.
+    """Returns the error for a request above a rate.
 
     Args:
         pot: the rate.
-        need: how much of it the request needs.
+        need: the permits that the request needs.
         wait_s: how long to wait, in seconds.
         others: the `x-ratelimit-…` headers.
     """
@@ -119,7 +119,7 @@ def make_rate_refusal(pot: RatePot, need: int, wait_s: float, others: dict[str, 
 
 
 def make_slot_refusal(pot: SlotPot) -> LimitReached:
-    """Returns the error of a request above the number of concurrent ones."""
+    """Returns the error for a request above the limit on concurrent requests."""
     return LimitReached(
         f"The {_POSSESSIVES[pot.subject.kind]} limit of {pot.most:,} concurrent requests is reached."
         " Wait for one to end and retry.",
@@ -129,7 +129,7 @@ def make_slot_refusal(pot: SlotPot) -> LimitReached:
 
 
 def make_unavailable() -> Unavailable:
-    """Returns the error while the database cannot be asked and what this worker has drawn is used up."""
+    """Returns the error for when the database cannot be asked and this worker has used up its draws."""
     return Unavailable(
         "The gateway cannot check the limits of this key, because its database is unavailable. Retry in a few"
         " seconds; if this persists, tell the operator.",
@@ -139,10 +139,10 @@ def make_unavailable() -> Unavailable:
 
 
 def make_rate_headers(pots: list[RatePot], now_s: float) -> dict[str, str]:
-    """Returns OpenAI's headers of the rates: limit, remaining and reset, of the tightest of the subjects.
+    """Returns OpenAI's rate-limit headers: limit, remaining and reset, for the tightest of the subjects.
 
-    What remains is what the database last said, at most some seconds ago. It resets gradually: `reset` is when all of
-    the rate is free again, if nobody uses it, or when anything is, if nothing is left.
+    The remaining number is from the database's last answer, at most some seconds ago. A rate resets gradually: `reset`
+    is when all of it is free again, if nobody uses it, or, if nothing is left, when anything is.
     """
     tightest: dict[str, RatePot] = {}
     for pot in pots:
@@ -161,7 +161,7 @@ def make_rate_headers(pots: list[RatePot], now_s: float) -> dict[str, str]:
 
 
 def format_duration(seconds: float) -> str:
-    """Returns a duration as OpenAI writes it: "850ms", "1.2s" or "6m0s"."""
+    """Returns a duration in OpenAI's format: "850ms", "1.2s" or "6m0s"."""
     if seconds < 1:
         return f"{round(seconds * 1000)}ms"
     if seconds < 60:
@@ -171,7 +171,7 @@ def format_duration(seconds: float) -> str:
 
 
 def describe_warning(pot: BudgetPot, period: BudgetPeriod) -> str | None:
-    """Returns the value of `x-gateway-budget-warning`; None below the first share that is warned of."""
+    """Returns the value of `x-gateway-budget-warning`; None below the first share with a warning."""
     percent = get_percent(period)
     if percent is None or not pot.budget.warn_percents or percent < pot.budget.warn_percents[0]:
         return None
@@ -180,7 +180,7 @@ def describe_warning(pot: BudgetPot, period: BudgetPeriod) -> str | None:
 
 
 def get_percent(period: BudgetPeriod) -> int | None:
-    """Returns which share of the budget its requests were charged, in whole percents; None if it is not known."""
+    """Returns the charged share of a budget in whole percents; None if it is not known."""
     if period.charged < 0 or period.total < 0:
         return None
     return 100 if period.total == 0 else period.charged * 100 // period.total

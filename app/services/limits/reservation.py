@@ -1,4 +1,4 @@
-"""The amounts that one request holds of its limits, from its start to its end."""
+"""The amounts that one request holds under its limits, from its start to its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.services.limits.purse import Purse
 from app.services.limits.refusals import Fits, describe_warning, make_rate_headers
 from app.services.limits.waiting import LimitWaiting
 
-# So long all responses have the same headers, while much is left of each rate.
+# While much is left of each rate, responses share their headers for this long, in seconds.
 _HEADERS_S = 0.25
 
 
@@ -27,17 +27,17 @@ class Reservation:
     Args:
         waiting: takes from pots that do not have enough at once.
         binding: the pots of the request's key.
-        held: what the request holds of single pots.
-        purse: what it has begun with in their place; None if it has taken from the pots.
+        held: the amounts that the request holds of single pots.
+        purse: the purse that it began with; None if it has taken from the pots.
 
     Attributes:
         waiting, binding, held, purse: as above.
-        reserved_of: the purse that its ceiling is reserved of; None if it has taken from the pots.
-        period_ids: the periods of the budgets that the request is charged to; [] if there is no budget.
-        rate_tokens: what is reserved of the rates of tokens, if it is of a purse.
-        ceiling_cost, ceiling_tokens: the most that the request can cost, in 10⁻¹² USD, and use, in all attempts; None
-            if that is not known.
-        is_silent: whether the request does not say how much output it wants, so that its rates of tokens take a mean.
+        reserved_of: the purse that holds its ceiling; None if it has taken from the pots.
+        period_ids: the ids of the budget periods that the request is charged to; [] without a budget.
+        rate_tokens: the tokens that it has reserved of token rates, if it did so from a purse.
+        ceiling_cost, ceiling_tokens: the highest cost of the request, in 10⁻¹² USD, and its most tokens, for all
+            attempts; None if not known.
+        is_silent: whether the request does not say how much output it wants; then token rates reserve a mean.
     """
 
     __slots__ = (
@@ -59,14 +59,14 @@ class Reservation:
 
     @property
     def ceiling_usd(self) -> str | None:
-        """The ceiling in USD, as the record has it; None if it is not known."""
+        """The ceiling in USD, in the form of the record; None if it is not known."""
         return None if self.ceiling_cost is None else format_amount(self.ceiling_cost, "usd")
 
     def reserve(self, ceilings: Sequence[Ceiling]) -> None:
-        """Takes from all budgets and token rates as much as the request can use, or nothing.
+        """Takes the amounts that the request can use from all budgets and token rates, or from none.
 
         Args:
-            ceilings: of each target that the request may be sent to, at least one; the dearest counts.
+            ceilings: the ceilings of all targets that the request may be sent to, at least one; the dearest counts.
 
         Raises:
             as `hold`.
@@ -78,7 +78,7 @@ class Reservation:
             self.ceiling_cost, self.ceiling_tokens = dearest.cost, dearest.tokens
 
     def hold(self, cost: int | None, tokens: int | None, rate_tokens: int | None, fits: Fits, now_s: float) -> None:
-        """Takes from all budgets and token rates, of which there is at least one, or from none.
+        """Takes from all budgets and token rates, or from none; there is at least one.
 
         Args:
             cost, tokens, rate_tokens, fits: see Ceiling.
@@ -86,7 +86,7 @@ class Reservation:
 
         Raises:
             InsufficientQuota: a budget has too little left.
-            LimitReached: requests in flight hold what is left of a budget, or a rate is reached.
+            LimitReached: running requests hold the rest of a budget, or a rate is reached.
             Unavailable: the database cannot be asked.
             ValueError: a budget needs an amount that is None.
         """
@@ -111,7 +111,7 @@ class Reservation:
                 self.rate_tokens, self.reserved_of, self.period_ids = need, purse, purse.period_ids
                 return
             if need is not None:
-                purse.put_back()  # It has too little; some requests later it is filled anew.
+                purse.put_back()  # It has too little, and is refilled some requests later.
         self.is_silent = rate_tokens is None
         needs = (cost, tokens, 1, rate_tokens, 0)
         taken = take_at_once(binding.metered, needs, now_s)
@@ -120,14 +120,14 @@ class Reservation:
         self.held += taken
         if binding.charged:
             self.period_ids = period_ids = []
-            for _, _, lot in taken[: len(binding.charged)]:  # A comprehension is a call of its own.
+            for _, _, lot in taken[: len(binding.charged)]:  # A comprehension would cost a call.
                 period_ids.append(lot.id)
 
     def add_attempt(self, ceiling: Ceiling) -> None:
-        """Takes from the budgets what a further attempt can use, while an earlier one may still be billed.
+        """Takes the amounts that a further attempt can use from the budgets, while an earlier one may still be billed.
 
         Raises:
-            as `reserve`; then the request holds what it held before.
+            as `reserve`; then the request holds the same as before.
         """
         self._lift()
         needs = (ceiling.cost, ceiling.tokens, 0, 0, 0)
@@ -142,7 +142,7 @@ class Reservation:
         self.ceiling_tokens = None if tokens is None or ceiling.tokens is None else tokens + ceiling.tokens
 
     def _merge(self, share: Share, more: int, lot: Lot) -> None:
-        """Adds what was taken to what is held of the pot, in the period that the request began in: that is charged."""
+        """Adds a further amount to a pot's entry, in the lot that the request began in, because that one is charged."""
         at, need, first = next((at, need, lot) for at, (held, need, lot) in enumerate(self.held) if held is share)
         self.held[at] = share, need + more, first
         if lot is not first:
@@ -151,9 +151,9 @@ class Reservation:
             share.pot.note_settled(lot)
 
     def settle(self, charge: Used) -> None:
-        """Replaces what the request holds by what it has used, in all attempts, and frees its slots.
+        """Replaces the amounts that the request holds with its use in all attempts, and frees its slots.
 
-        A mistake in one of the pots is raised once all others are settled: a slot that is not freed is lost for good.
+        A mistake in one pot is raised after all others are settled, because a slot that is not freed is lost for good.
         """
         purse = self.purse
         if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.goes_on()):
@@ -194,7 +194,7 @@ class Reservation:
             raise fault
 
     def _lift(self) -> None:
-        """Makes the request hold of the pots what it holds of purses, so that it gives it back to them."""
+        """Moves the request's amounts from purses to its list of pots, so that it gives them back to the pots."""
         if self.purse is not None:
             self.held += self.purse.lift(0, 0, 0, metered=False)
         if self.reserved_of is not None:
@@ -207,14 +207,14 @@ class Reservation:
                 rate.note_use(tokens)
 
     def release(self) -> None:
-        """Ends the request without a charge, unless it is settled."""
+        """Ends the request without a charge, unless it is already settled."""
         if self.held or self.purse is not None:
             self.settle(NOTHING)
 
     def get_headers(self) -> dict[str, str]:
-        """Returns the headers of the response: `x-ratelimit-…` if there are rates, and a warning of a budget.
+        """Returns the response headers: `x-ratelimit-…` if there are rates, and a budget's warning.
 
-        Do not change them: other responses may have the same.
+        Do not change them, because other responses may share them.
         """
         binding, now_s = self.binding, time.monotonic()
         if now_s >= binding.headers_until_s:
@@ -223,7 +223,7 @@ class Reservation:
 
 
 def _make_headers(binding: Binding, now_s: float) -> None:
-    """Makes the headers of the next responses, of which the database knows the state of some seconds ago anyway."""
+    """Makes the headers of the next responses. The database's state in them is some seconds old anyway."""
     is_filled = binding.purse.until_s > now_s
     if is_filled:
         binding.purse.put_back()

@@ -1,4 +1,4 @@
-"""Lets a request whose limits have too little in this worker's memory wait for draws, or refuses it."""
+"""Makes a request wait for draws, or refuses it, if this worker's memory has too little for its limits."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from app.services.limits.refusals import (
     make_unavailable,
 )
 
-# How long a request waits for draws in all, and for others to give something back.
+# The longest total wait of a request for draws and for amounts that others give back, in seconds.
 WAIT_S = 2.0
 NO_ROOM_WAIT_S = 0.3
-# How long a request that found no room waits before it asks again, unless one of this worker gives something back.
+# How long a request that found no room waits before it asks again, unless another one of this worker gives back.
 _ASK_AGAIN_S = 0.03
-# How long a refusal holds for this worker's next requests of as much.
+# How long a refusal also holds for this worker's next requests with the same need or more, in seconds.
 REFUSAL_S = 0.1
 
-# A pot, and what is needed of it.
+# A pot and the amount needed of it.
 Demand = tuple[Pot, int]
 
 
 class LimitWaiting:
-    """Takes from pots for requests that do not get what they need at once.
+    """Takes from pots for requests that cannot be served from memory at once.
 
     Args:
-        settings: what happens in an outage.
-        drawing: draws what the pots lack.
-        purses: what requests hold in common, which is put back before a request has to wait.
+        settings: the behaviour in an outage.
+        drawing: draws the amounts that the pots lack.
+        purses: amounts that requests hold jointly; put back before a request has to wait.
     """
 
     def __init__(self, settings: Settings, drawing: Drawing, purses: Purses) -> None:
@@ -54,16 +54,16 @@ class LimitWaiting:
     def take(
         self, binding: Binding, shares: Sequence[Share], needs: Amounts, fits: Fits | None, began_s: float
     ) -> list[Taken]:
-        """Takes from all pots as much as is needed, or from none, once they have it.
+        """Takes the needed amounts from all pots, or from none, as soon as they have them.
 
         Args:
-            binding: the binding of the request; after a refusal, its headers are made anew.
+            binding: the request's binding; after a refusal, its headers are made anew.
             shares, needs: as for `take_at_once`.
             fits: see `make_budget_refusal`.
             began_s: the time, on the monotonic clock.
 
         Raises:
-            LimitReached: a pot has too little, also after other workers were asked to give back.
+            LimitReached: a pot has too little, even after other workers were asked to give back.
             Unavailable: the database cannot be asked.
         """
         self._purses.put_back()
@@ -79,7 +79,7 @@ class LimitWaiting:
             try:
                 now_s = wait.wait()
             except LimitReached:
-                binding.headers_until_s = 0.0  # They say that much is left.
+                binding.headers_until_s = 0.0  # The old headers say that much is left.
                 raise
             self._purses.put_back()
             taken = take_at_once(shares, needs, now_s, wait.forced)
@@ -92,15 +92,15 @@ class _Wait:
     """The wait of one request.
 
     Args:
-        settings: what happens in an outage.
-        drawing: draws what the pots lack.
+        settings: the behaviour in an outage.
+        drawing: draws the amounts that the pots lack.
         purses: see LimitWaiting.
-        demands: the pots and what is needed of each.
+        demands: the pots and the amounts needed of them.
         fits: see `make_budget_refusal`.
         began_s: when the request began to wait, on the monotonic clock.
 
     Attributes:
-        forced: pots to take from although they lack something, because the database does not answer.
+        forced: pots to take from although they have too little, because the database does not answer.
     """
 
     def __init__(
@@ -119,13 +119,13 @@ class _Wait:
         self.forced: frozenset[Pot] = frozenset()
 
     def wait(self) -> float:
-        """Waits until it is worth while to look at all pots again.
+        """Waits until all pots are worth another check.
 
         Returns:
             The time, on the monotonic clock.
 
         Raises:
-            LimitReached: a pot has too little, also after other workers were asked to give back.
+            LimitReached: a pot has too little, even after other workers were asked to give back.
             Unavailable: the database cannot be asked.
         """
         now_s = time.monotonic()
@@ -134,7 +134,7 @@ class _Wait:
             if pot.is_refused(need, now_s):
                 raise self._make_refusal(pot, need)
         left_s = self._began_s + WAIT_S - now_s
-        if lacking and left_s <= 0 and not self._drawing.is_failing:  # Others have taken all that was drawn.
+        if lacking and left_s <= 0 and not self._drawing.is_failing:  # Others took everything that was drawn.
             raise self._make_refusal(*lacking[0])
         before = [pot.refusals for pot, _ in lacking]
         if self._drawing.is_failing or not self._draw(lacking, left_s):
@@ -152,7 +152,7 @@ class _Wait:
         return self._drawing.wait_for(lacking, left_s)
 
     def _pause(self, refused: Sequence[Demand]) -> None:
-        """Waits for others to give something back, or notes that it is no use to wait any longer."""
+        """Waits for others to give something back, or notes that further waiting is useless."""
         now_s = time.monotonic()
         self._purses.put_back()
         is_refused = False
@@ -184,7 +184,7 @@ class _Wait:
         return make_slot_refusal(pot)
 
     def _force(self, lacking: Sequence[Demand], now_s: float) -> float:
-        """Serves or refuses while the database does not answer, as BUDGET_OUTAGE and RATE_OUTAGE say."""
+        """Serves or refuses while the database does not answer, by BUDGET_OUTAGE and RATE_OUTAGE."""
         settings = self._settings
         for pot, _ in lacking:
             policy = settings.budget_outage if isinstance(pot, BudgetPot) else settings.rate_outage
@@ -202,5 +202,5 @@ class _Wait:
 
 
 def _can_never_fit(pot: Pot, need: int) -> bool:
-    """Returns whether a budget has less left than needed even if all that is in use came back."""
+    """Returns whether a budget would have too little even if all reserved amounts came back."""
     return isinstance(pot, BudgetPot) and pot.current.total - max(pot.current.charged, 0) < need

@@ -1,4 +1,4 @@
-"""The tick of all limits in use, every two seconds: their state is read, warnings are sent, idle pots give back."""
+"""The tick of all limits in use, every two seconds: reads their state, sends warnings, lets idle pots give back."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from app.services.limits.policy import Subject
 from app.services.limits.pots import Pot, SlotPot
 from app.services.limits.refusals import get_percent
 
-# How many budgets a tick reads, which takes the database some milliseconds.
+# The most budgets that a tick reads; this many take the database some milliseconds.
 MAX_READ = 200
 _MINUTE_S = 60.0
-# A rate that was used within this many seconds, since the last tick, is read again, for the headers of later responses.
+# A rate used within this many seconds, since the last tick, is read again, for the headers of later responses.
 _READ_RATE_S = 2.5
 
 
 class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
-    """A budget of which a share is used that its subject wants to be warned of.
+    """A budget whose use has reached a share at which its subject wants to be warned.
 
     Attributes:
-        subject: whose budget it is.
+        subject: the subject of the budget.
         budget: its id.
-        unit, window: what it counts, and over which time.
-        percent: the share that was passed, one of the budget's warn_percents.
-        charged, amount: what was charged, and the whole, as decimal numbers in the unit.
-        period_id: the period, of which this share is warned of once, over all workers.
-        resets_at: when the period ends, or when the oldest use of a rolling window no longer counts, in ISO 8601; None
-            if never.
+        unit, window: its unit, and its window of time.
+        percent: the share that was reached, one of the budget's warn_percents.
+        charged, amount: the charge and the budget's amount, as decimal numbers in the unit.
+        period_id: the period, which gets one warning per share over all workers.
+        resets_at: the end of the period or, for a rolling window, when its oldest use no longer counts, in ISO 8601;
+            None if never.
     """
 
     subject: Subject
@@ -53,14 +53,14 @@ class BudgetWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Watch:
-    """Looks through the pots of one worker.
+    """Checks the pots of one worker.
 
     Args:
         runtime: gives the database.
         clock: PostgreSQL's clock.
         get_pots: returns all pots.
-        mark: makes the drawing thread look at a pot.
-        note_warning: notes in the database that a share is warned of; returns False if another worker has done so.
+        mark: makes the drawing thread check a pot.
+        note_warning: records in the database that a share is warned of; returns False if another worker has done so.
         on_warning: gets each warning that this worker is the first to notice; it must not wait.
     """
 
@@ -120,7 +120,7 @@ class Watch:
         ]
         for pot in held:
             self._mark(pot)
-        # All take turns if there are many, so that reading them costs the database little.
+        # If there are many, they take turns, so that reading them costs the database little.
         held = held[self._next :] + held[: self._next] if self._next < len(held) else held
         self._next = (self._next + MAX_READ) % max(len(held), 1) if len(held) > MAX_READ else 0
         held = held[:MAX_READ]

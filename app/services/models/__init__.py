@@ -1,5 +1,5 @@
-"""The model catalog: what each provider serves. catalog.py holds all lists, cache.py says when one is fetched, and
-equivalents.py which models of several providers are the same."""
+"""The model catalog: the models of each provider. catalog.py holds all lists, cache.py decides when one is fetched, and
+equivalents.py finds equal models of several providers."""
 
 from app.services.models.catalog import (
     Catalogs,

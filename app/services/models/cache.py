@@ -1,4 +1,4 @@
-"""One provider's list in this process: when it is fetched, and which callers wait.
+"""One provider's list in this process: when it is fetched, and which callers wait for it.
 
 Within the TTL no request is sent to the provider. After it the old list is served while one refresh runs in the
 background; if that fails, the old list is kept and the next attempt backs off. Callers wait only in a process that has
@@ -25,12 +25,12 @@ from app.upstream import UpstreamClient
 
 TTL_S = 1800
 
-# The workers of one machine load their lists at the same moment, so they also expire together. Each waits a random
-# part of this before it refreshes, and serves the old list meanwhile.
+# The workers of one machine load their lists at the same moment, so these also expire together. Each worker waits a
+# random part of this before it refreshes, and serves the old list meanwhile.
 REFRESH_SPREAD_S = 10.0
 
-# How long callers wait for a process's first list: longer than a healthy provider takes (0.3 s; Featherless' pages
-# take longer and are loaded in the background), shorter than the patience of a person or a load balancer.
+# How long callers wait for a process's first list: longer than a healthy provider takes (0.3 s; Featherless' pages take
+# longer and are loaded in the background), but shorter than the patience of a person or a load balancer.
 COLD_WAIT_S = 3.0
 
 # (first, longest) pause after failures, in seconds; each failure doubles it. A process without a list retries sooner,
@@ -38,8 +38,8 @@ COLD_WAIT_S = 3.0
 BACKOFF_COLD_S = (5.0, 60.0)
 BACKOFF_WARM_S = (60.0, 900.0)
 
-# A name that no list contains may belong to a new model, so the list is fetched again. Without this pause, callers who
-# send unknown names would determine how often that happens.
+# A name that no list contains may belong to a new model, so the list is fetched again. Without this pause, callers with
+# unknown names would determine how often that happens.
 UNKNOWN_NAME_PAUSE_S = 60.0
 
 
@@ -47,7 +47,7 @@ UNKNOWN_NAME_PAUSE_S = 60.0
 def get_cache(provider_name: str) -> dict[str, Any]:
     """Returns the dict that holds a provider's list: `data`, `timestamp` and `ttl`; see `Catalog.cache`.
 
-    Each provider has one as long as the process lives, which successive runtimes share, because the documented
+    Each provider has one for the lifetime of the process, shared by successive runtimes, because the documented
     `_fireworks_models_cache` is imported by name and must always be the one in use.
     """
     return {"data": None, "timestamp": None, "ttl": TTL_S}
@@ -59,7 +59,7 @@ class Fetch:
     Attributes:
         done: set when the fetch has ended.
         started_s: when it began, on the monotonic clock.
-        error: why it failed; None while it runs or if it succeeded.
+        error: the error of the fetch; None while it runs or if it succeeded.
     """
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class Catalog:
         cache: `data` is the `ModelList` (None before the first), `timestamp` when it was fetched, in seconds on the
             monotonic clock, which does not jump when the system time is changed, and `ttl` in seconds. The time of day
             is `data.fetched_at`.
-        generation: how many lists there have been; after a change, results from the old list may be outdated.
-        last_error: why the last fetch failed; None if it did not.
+        generation: the number of lists so far; after a change, results from the old list may be outdated.
+        last_error: the error of the last fetch; None if it succeeded.
         fetch_under_way: the fetch in progress, or None.
     """
 
@@ -127,7 +127,7 @@ class Catalog:
         """Returns the current list, however old, or None; starts a refresh if one is due, and never waits."""
         if self._is_refresh_due():
             with self._lock:
-                # Checked again, because a whole refresh may have happened during the wait for the lock.
+                # Checked again, because a complete refresh may have happened during the wait for the lock.
                 if self._is_refresh_due():
                     self._start(0.0 if self.cache["data"] is None else random.uniform(0, REFRESH_SPREAD_S))
         found: ModelList | None = self.cache["data"]
@@ -181,7 +181,7 @@ class Catalog:
         return fetched
 
     def fetch_for_unknown(self) -> bool:
-        """Fetches the list again for a name that it does not contain, at most once a minute; waits up to COLD_WAIT_S.
+        """Fetches the list again for a name that is not in it, at most once a minute; waits up to COLD_WAIT_S.
 
         Returns:
             Whether a fetch has ended in that time, so that another lookup makes sense.

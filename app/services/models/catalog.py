@@ -1,6 +1,6 @@
 """The catalog of this process: every provider's list of models.
 
-`fetch_` functions send requests to the provider, `get_` functions return what this process holds.
+`fetch_` functions send requests to the provider, `get_` functions return data that this process holds.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Catalogs(Component):
         return tuple(served for served in same if served.model.id != model_id or served.provider is not provider)
 
     def _find_equivalents(self) -> None:
-        """Finds the equivalents again after a list has changed. Several changes take turns, and the last one wins."""
+        """Finds the equivalents again after a list has changed. Several changes run in turn, and the last one wins."""
         with self._equivalents_lock:
             lists = [(each.provider, each.cache["data"]) for each in self._catalogs.values()]
             self._equivalents = make_equivalents([(each, models) for each, models in lists if models is not None])
@@ -119,8 +119,8 @@ def peek_model_list(provider: Provider) -> ModelList | None:
 def get_equivalents(provider: Provider, model_id: str) -> tuple[Served, ...]:
     """Returns the models that are the same as a provider's model, in the order of the providers, without itself.
 
-    They are from the lists of all configured providers as they were a moment ago: after a list has changed, the
-    equivalents are found again in the background.
+    They come from the lists of all configured providers as of a moment ago: after a list has changed, the equivalents
+    are found again in the background.
 
     Args:
         provider: the provider that serves the model.
@@ -128,13 +128,13 @@ def get_equivalents(provider: Provider, model_id: str) -> tuple[Served, ...]:
 
     Returns:
         One entry for each other listing; none if no other provider serves it, or if that is in doubt. A provider that
-        lists a model twice, as with and without confidential computing, has two.
+        lists a model twice, for instance with and without confidential computing, has two.
     """
     return get_component(Catalogs).get_equivalents(provider, model_id)
 
 
 def refresh_if_due() -> None:
-    """Starts to fetch, in the background, each configured provider's list that is missing or older than its TTL."""
+    """Starts fetching, in the background, each configured provider's list that is missing or older than its TTL."""
     for provider in PROVIDERS.values():
         peek_model_list(provider)
 

@@ -100,7 +100,7 @@ class ModelPacker:
         self._shared: dict[Any, Any] = {}
 
     def pack(self, entry: Mapping[str, Any]) -> Model:
-        """Returns an entry, a dict as the normalisers make it, as a `Model`."""
+        """Returns an entry, given as a dict by the normalisers, as a `Model`."""
         model = msgspec.convert(entry, Model)
         share = self._shared.setdefault
         changes: dict[str, Any] = {

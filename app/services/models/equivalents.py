@@ -1,8 +1,8 @@
-"""Which models of several providers are the same one.
+"""Finds the models of several providers that are the same.
 
-Two entries are the same model if they name the same weights (`Model.weights`, which a provider's file makes) and their
-stated quantisations do not contradict each other. All that is the same forms one group, so the relation is symmetric
-and transitive. docs/routing.md has the rules with examples.
+Two entries are the same model if they name the same weights (`Model.weights`, set in a provider's file) and their
+stated quantisations do not contradict each other. Equal entries form one group, so the relation is symmetric and
+transitive. docs/routing.md has the rules with examples.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from app.services.models.model_list import ModelList
 from app.services.providers import Provider
 from app.yielding import with_pauses
 
-# A model takes a microsecond, so this many take less than one millisecond.
+# A model takes a microsecond, so a slice takes less than a millisecond.
 _SLICE_MODELS = 500
 
-# Quantisations that hardly change what a model answers. An entry that states none is taken for the same as one of
-# these; anything below eight bits is only the same as what states it too.
+# Quantisations that hardly change a model's answers. An entry that states none counts as the same as one of these;
+# anything below eight bits is only the same as entries that state it too.
 _NEARLY_LOSSLESS = frozenset({"bf16", "fp16", "fp32", "fp8", "int8"})
 
 
@@ -37,13 +37,13 @@ Equivalents = dict[tuple[str, str], tuple[Served, ...]]  # (provider's name, mod
 def make_equivalents(lists: Sequence[tuple[Provider, ModelList]]) -> Equivalents:
     """Returns the group of each model that is listed more than once; a model without an equivalent has none.
 
-    It pauses between slices, so that streams continue while it goes through some 22,000 models.
+    It pauses between slices, so that streams continue during its work on some 22,000 models.
 
     Args:
-        lists: the lists, in the order in which the members of a group shall be.
+        lists: the lists, in the order for the members of a group.
     """
     providers = {provider.name: provider for provider, _ in lists}
-    # Most models are listed once. Keeping only the model itself of these makes no object that the garbage collector
+    # Most models are listed once. Keeping only the model itself for these creates no object that the garbage collector
     # would have to examine.
     first: dict[str, Model] = {}
     listed: dict[str, list[Served]] = {}
@@ -68,7 +68,7 @@ def are_same(members: Sequence[Served]) -> bool:
 
 
 def _split(members: Sequence[Served]) -> Iterator[tuple[Served, ...]]:
-    """Yields the groups of two and more among entries that name the same weights."""
+    """Yields the groups of two or more among entries that name the same weights."""
     for spelled_alike in _split_by_spelling(members):
         for group in _split_by_quantization(spelled_alike):
             if len(group) > 1:
@@ -76,7 +76,7 @@ def _split(members: Sequence[Served]) -> Iterator[tuple[Served, ...]]:
 
 
 def _split_by_spelling(members: Sequence[Served]) -> Iterable[list[Served]]:
-    """Splits by exact id if one provider has two ids that differ only in case: there, case tells models apart."""
+    """Splits by exact id if one provider has two ids that differ only in case: there, case distinguishes models."""
     folded = [(served.provider.name, served.model.id.lower()) for served in members]
     if len(set(folded)) == len(folded):
         return [list(members)]
@@ -87,7 +87,7 @@ def _split_by_spelling(members: Sequence[Served]) -> Iterable[list[Served]]:
 
 
 def _split_by_quantization(members: Sequence[Served]) -> Iterable[list[Served]]:
-    """Splits by stated quantisation. Entries that state none join the others only if these state one and the same."""
+    """Splits by stated quantisation. Entries without one join the others only if all of those state the same one."""
     stated: dict[str | None, list[Served]] = defaultdict(list)
     for served in members:
         stated[served.model.quantization].append(served)

@@ -30,7 +30,7 @@ def fetch_models_from_fireworks() -> list[Entry]:
 
     Raises:
         ConfigurationMissing: FIREWORKS_API_KEY is not set.
-        UpstreamError: the fetch failed; the old list is kept. The subclass says why.
+        UpstreamError: the fetch failed; the old list is kept. The subclass gives the reason.
     """
     get_client(_FIREWORKS)  # Raises if the key is not set.
     return [_to_entry(model) for model in get_catalog(_FIREWORKS).fetch()]

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: one list that the SDKs of OpenAI and of Anthropic both read."""
+"""`GET /v1/models`: one list for the SDKs of both OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from app.services.models.merged_model import ALIAS_PREFIX, MergedModel, make_mer
 from app.services.models.representations import Lists, Rendered, RenderedCache, get_lists, make_digest
 from app.yielding import with_pauses
 
-# Making and encoding this many entries takes 2 ms.
+# Creating and encoding this many entries takes 2 ms.
 _SLICE_ENTRIES = 300
 
 
-# A name in the list, and what it stands for; a MergedModel if the operator gave the name.
+# A name in the list, and its model; a MergedModel if the operator gave the name.
 _Named = tuple[str, Model | MergedModel]
 
 
 class PageQuery(NamedTuple):
-    """Which part of the list is asked for.
+    """The requested part of the list.
 
     Attributes:
-        limit: how many models at most; None for all.
-        after_id, before_id: the id that the part follows, or that follows it; empty for the beginning.
+        limit: the most models; None for all.
+        after_id, before_id: the id before the part, or after it; empty for the beginning.
         with_aliases: whether each model is followed by its alias.
-        patterns: what the names of the models must match (`Policy.models`); () for all models.
+        patterns: the patterns that model names must match (`Policy.models`); () for all models.
     """
 
     limit: int | None
@@ -43,7 +43,7 @@ class PageQuery(NamedTuple):
 
 
 class _Names(Component):
-    """The models of all lists with the names under which they are listed, made once for each state of the lists."""
+    """The models of all lists with their listed names, built once for each state of the lists."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -69,12 +69,12 @@ def _make_names(lists: Lists) -> list[tuple[str, Model]]:
 
 
 class OwnModels(NamedTuple):
-    """Names that the operator gave to models. They are listed first, and before a provider's model of the same name.
+    """Names that the operator gave to models. They are listed first, and precede a provider's model of the same name.
 
     Attributes:
-        version: changes with any of them.
+        version: changes when any of them does.
         names: all of them, in lower case.
-        make: returns them as the caller may see them; it depends on nothing but the lists and `PageQuery.patterns`.
+        make: returns them as seen by the caller; it depends only on the lists and `PageQuery.patterns`.
     """
 
     version: str
@@ -83,11 +83,11 @@ class OwnModels(NamedTuple):
 
 
 def render_merged_list(query: PageQuery, allows: Allows | None = None, own: OwnModels | None = None) -> Rendered:
-    """Returns models of all configured providers, each under a name that can be sent as it is.
+    """Returns models of all configured providers, each under a name that can be sent unchanged.
 
     Args:
-        query: which part of the list.
-        allows: whether a model is listed; it depends on nothing but `query.patterns`. None for all.
+        query: the requested part of the list.
+        allows: whether a model is listed; it depends only on `query.patterns`. None for all.
         own: names that the operator gave to models; None for none.
 
     Raises:
@@ -123,12 +123,12 @@ def _render(query: PageQuery, lists: Lists, allows: Allows | None, own: OwnModel
 
 
 def _add_aliases(names: list[_Named], listed: Collection[str]) -> Iterator[_Named]:
-    """Yields each name, and after it the one that begins with `anthropic/`.
+    """Yields each name, followed by the one that begins with `anthropic/`.
 
     Args:
         names: the names.
-        listed: all names in the providers' lists, in lower case. A name of the operator's own does not get one of
-            these, which is that of another model.
+        listed: all names in the providers' lists, in lower case. The operator's own names do not get such a name,
+            because it belongs to another model.
     """
     for name, model in with_pauses(names):
         yield name, model
@@ -141,7 +141,7 @@ def _make_entry(name: str, model: Model | MergedModel) -> MergedModel:
 
 
 def _find_page(names: list[_Named], query: PageQuery) -> tuple[int, int]:
-    """Returns where the page begins and ends; `before_id` asks for the models right before it."""
+    """Returns the beginning and the end of the page; `before_id` asks for the models right before it."""
     limit = query.limit or len(names)
     if query.before_id:
         end = _find(names, query.before_id, "before_id")

@@ -1,7 +1,7 @@
-"""A model as the SDKs of OpenAI and of Anthropic read it; an entry has the keys of both.
+"""A model in the form for the SDKs of OpenAI and Anthropic; an entry has the keys of both.
 
-Claude Code offers only models whose names begin with `anthropic`, so each has an alias that does, listed only for
-clients of Anthropic's API: others would see each model twice.
+Claude Code offers only models whose names begin with `anthropic`, so each model has an alias with that prefix, listed
+only for clients of Anthropic's API: others would see each model twice.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class MergedModel(msgspec.Struct, frozen=True, gc=False):
 
 
 def make_merged_model(model: Model, name: str) -> MergedModel:
-    """Returns the form of a model that the SDKs of OpenAI and of Anthropic read."""
+    """Returns a model in the form for the SDKs of OpenAI and Anthropic."""
     created = model.created or 0
     return MergedModel(
         id=name,

@@ -19,12 +19,12 @@ from app.services.models.entry import Model
 from app.services.models.model_list import ModelList
 from app.services.providers import PROVIDERS, Provider, get_configured_providers
 
-# A thousand models, the most that a page holds, are 0.7 MB, and all 22,000 for SDKs 6 MB, or 12 MB with their aliases.
-# This is enough for the few lists that clients request repeatedly, and bounds the memory that a caller who varies the
-# query can occupy.
+# A thousand models, the most on a page, are 0.7 MB, and all 22,000 for SDKs 6 MB, or 12 MB with their aliases. This is
+# enough for the few lists that clients request repeatedly, and limits the memory that a caller can occupy by varying
+# the query.
 _MAX_KEPT_BYTES = 32 << 20
 
-# Level 1 gzips a list of 300 in 1 ms to an eighth; level 6 takes three times as long for a tenth.
+# Level 1 compresses a list of 300 in 1 ms to an eighth; level 6 takes three times as long for a tenth.
 _GZIP_LEVEL = 1
 
 
@@ -35,8 +35,8 @@ class ListQuery(NamedTuple):
         gateway: the name of the provider that serves the models, or ALL_GATEWAYS.
         provider: the publisher of the models, in lower case; empty for all.
         search: words that a model's id, name or description must contain, in lower case.
-        limit: how many models to return at most.
-        offset: how many models to skip at the beginning.
+        limit: the most models to return.
+        offset: the number of models to skip at the beginning.
     """
 
     gateway: str
@@ -50,8 +50,8 @@ class Rendered:
     """One encoded response body.
 
     Attributes:
-        etag: the validator, as in the header. It is weak if the body also states the list's age, because a changed age
-            is not a change that clients ask about.
+        etag: the validator, as in the header. It is weak if the body also states the list's age, because clients do not
+            ask about changes of the age.
         body: JSON.
     """
 
@@ -68,12 +68,12 @@ class Rendered:
 
     @property
     def size(self) -> int:
-        """The bytes that it occupies; the gzipped form counts as a quarter."""
+        """The bytes that it occupies; the compressed form counts as a quarter."""
         return len(self.body) + len(self.body) // 4
 
 
 class RenderedCache(Component):
-    """A cache of rendered bodies by query, each with the state of the lists that it was made from."""
+    """A cache of rendered bodies by query, each with the state of the lists from which it was made."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -101,7 +101,7 @@ class RenderedCache(Component):
 
 
 class Lists(NamedTuple):
-    """The lists that a body is made from, and how old they are."""
+    """The lists for a body, and their ages."""
 
     available: Sequence[tuple[Provider, ModelList]]
     missing: tuple[str, ...]
@@ -110,7 +110,7 @@ class Lists(NamedTuple):
 
     @property
     def state(self) -> Hashable:
-        """A value that changes with everything in the body except the age."""
+        """A value that changes with every change in the body except the age."""
         return tuple(model_list.version for _, model_list in self.available), self.missing, self.stale
 
 
@@ -155,7 +155,7 @@ def _filter(model_list: ModelList, query: ListQuery) -> Sequence[Model]:
 
 
 def _make_times(lists: Lists) -> dict[str, Any]:
-    """Returns when the lists were fetched and how old they are; of several lists, the oldest."""
+    """Returns the time of the lists' fetch and their age; of several lists, the oldest."""
     now = datetime.datetime.now(datetime.UTC)
     times: dict[str, Any] = {
         "fetched_at": _to_text(min(model_list.fetched_at for _, model_list in lists.available)),

@@ -15,15 +15,15 @@ from app.services.models.entry import Model
 from app.services.providers import fold_version
 from app.yielding import PAUSE_S
 
-# What a caller may ask for. Each word takes 1 ms in the longest list.
+# The longest search text. Each word takes 1 ms in the longest list.
 MAX_SEARCH_CHARACTERS = 200
 MAX_SEARCH_WORDS = 12
 # Longer than any list. A larger number is a mistake, and the caller gets an error.
 MAX_OFFSET = 10_000_000
 
-# The nearest names are part of the response to a mistyped name, which any caller can cause, so their time is bounded to
-# about 5 ms: this many parts of the name are searched for, this many models with the rarest of them are scored, and
-# this many are compared letter by letter, at 50 µs each.
+# The nearest names are part of the response to a mistyped name, which any caller can cause. So their time is limited to
+# about 5 ms: this many parts of the name are searched for, this many models with the rarest parts are scored, and this
+# many are compared letter by letter, at 50 µs each.
 _MAX_PARTS = 6
 _PIECE_LENGTH = 3
 _MAX_MODELS_PER_PART = 800
@@ -31,14 +31,14 @@ _MAX_MODELS_COMPARED = 24
 _MAX_LETTERS_COMPARED = 64
 _MIN_SIMILARITY = 0.5
 
-# Searching this many for a further word takes 0.1 ms.
+# Searching this many for another word takes 0.1 ms.
 _MAX_NUMBERS_BEFORE_PAUSE = 2_000
 
 _WORDS = re.compile(r"[a-z0-9.]+")
 
 
 def make_search_text(model: Model, keys: Sequence[str]) -> str:
-    """Returns the text of a model that is searched: its slug, id, keys, name and description, in lower case."""
+    """Returns the searchable text of a model: its slug, id, keys, name and description, in lower case."""
     text = model.canonical_slug
     # Most names and keys are part of the slug already. Then the slug itself is the text and takes no extra memory.
     for part in (model.id.lower(), *keys, model.name.lower(), (model.description or "").lower()):
@@ -60,7 +60,7 @@ class SearchIndex:
         self._texts = texts
         self._joined = "\0".join(texts)
         self._starts = array("L", accumulate((len(text) + 1 for text in texts), initial=0))
-        self._starts.pop()  # The last one is where a further text would start.
+        self._starts.pop()  # The last one is where another text would start.
 
     def search(self, words: str) -> list[Model]:
         """Returns the models whose text contains each of the words, in any order and case.
@@ -68,7 +68,7 @@ class SearchIndex:
         It pauses after each word, so that other requests get a turn; callers bound the number of words.
         """
         first, *others = sorted(set(words.lower().split()), key=len, reverse=True) or [""]
-        # One comprehension over all models: about 1 ms for 22,000, whether the word is rare or in each of them.
+        # One comprehension over all models: about 1 ms for 22,000, whether the word is rare or in every model.
         numbers = [number for number, text in enumerate(self._texts) if first in text]
         for word in others:
             if len(numbers) > _MAX_NUMBERS_BEFORE_PAUSE:
@@ -79,7 +79,7 @@ class SearchIndex:
     def get_nearest(self, name: str, count: int) -> list[tuple[float, str]]:
         """Returns up to `count` ids that resemble `name`, each with its similarity (0 to 1), the best first.
 
-        Its time is bounded: it compares only models that share a word with `name`, or a part of its longest word.
+        Its time is limited: it compares only models that share a word with `name`, or a part of its longest word.
         """
         wanted = fold_version(name)[-_MAX_LETTERS_COMPARED:]
         parts = self._get_parts(wanted)
@@ -98,7 +98,7 @@ class SearchIndex:
         return [piece for piece in pieces[:_MAX_PARTS] if piece in self._joined]
 
     def _find_with_rarest(self, parts: Sequence[str]) -> set[int]:
-        """Returns the numbers of models with one of the two rarest parts: common ones (`instruct`) say little."""
+        """Returns the numbers of models with one of the two rarest parts; common ones (`instruct`) say little."""
         rarest = sorted(parts, key=self._joined.count)[:2]
         return {number for part in rarest for number in islice(self._find_part(part), _MAX_MODELS_PER_PART)}
 
@@ -117,7 +117,7 @@ class SearchIndex:
 
 
 def _get_similarity(wanted: str, model: Model) -> float:
-    """Returns how similar two names are; the part after the last slash counts as much as the whole."""
+    """Returns the similarity of two names; the part after the last slash counts as much as the whole."""
     slug = fold_version(model.canonical_slug)[-_MAX_LETTERS_COMPARED:]
     whole = SequenceMatcher(None, wanted, slug, autojunk=False).ratio()
     last = SequenceMatcher(None, wanted.rpartition("/")[2], slug.rpartition("/")[2], autojunk=False).ratio()

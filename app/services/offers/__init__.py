@@ -1,4 +1,4 @@
-"""Who offers a model: all providers that serve it, with price, limits and measured quality side by side."""
+"""The offers for a model: all providers that serve it, with price, limits and measured quality side by side."""
 
 from app.services.offers.offers import Offer, OfferedModel, find_offered_model, get_offers, render_offers
 

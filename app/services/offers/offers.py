@@ -1,7 +1,7 @@
 """The providers that serve one model, in the form of OpenRouter's `/api/v1/models/<id>/endpoints`.
 
-An offer is what one provider lists under one id. The model that was asked for comes first, then its equivalents. All of
-it is read from memory: the lists, the quality of the last half hour, and the circuit breakers of this process.
+An offer is one provider's listing under one id. The requested model comes first, then its equivalents. All data is read
+from memory: the lists, the quality of the last half hour, and the circuit breakers of this process.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ class OfferedModel(msgspec.Struct, frozen=True, kw_only=True):
 def find_offered_model(name: str, providers: Sequence[Provider]) -> Served:
     """Returns the model that `name` means; of several providers that list the same one, the first.
 
-    Args:
-        name: what a caller wrote.
+    name: the name as the caller wrote it.
+        providers: the providers whose lists are searched.
         providers: those whose lists are searched.
 
     Raises:
@@ -123,10 +123,10 @@ def _get_key(served: Served) -> tuple[str, str]:
 
 
 def get_offers(served: Served) -> list[Offer]:
-    """Returns what a provider offers for a model, and then what others offer for the same model.
+    """Returns a provider's offers for a model, followed by those of other providers for the same model.
 
     Args:
-        served: the model, as `find_offered_model` found it.
+        served: the model, from `find_offered_model`.
     """
     same = get_equivalents(served.provider, served.model.id)
     return [_make_offer(each.provider, each.model) for each in (served, *same)]
@@ -136,7 +136,7 @@ def render_offers(served: Served) -> Rendered:
     """Returns `{"data": model with "endpoints", "fetched_at", "age_s", "stale", "timestamp"}`.
 
     Args:
-        served: the model, as `find_offered_model` found it.
+        served: the model, from `find_offered_model`.
     """
     all_served = [served, *get_equivalents(served.provider, served.model.id)]
     model = served.model

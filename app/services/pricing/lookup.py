@@ -1,10 +1,10 @@
-"""Looks up what a model costs.
+"""Looks up the price of a model.
 
 Sources, in this order: the operator's price file, the provider's own list (set by the catalog at each refresh), the
 `genai-prices` package. If none of them has a model, its price is unknown.
 
-DeepInfra also states `usage.estimated_cost` in each completion. It is on the record beside the cost, and compared with
-it (`app/services/bill/`); the cost itself is always of one of these lists.
+DeepInfra also states `usage.estimated_cost` in each completion. It is recorded beside the cost and compared with it
+(`app/services/bill/`); the cost itself is always based on one of these lists.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prices(Component):
         if self._operator:
             for key in ((billing.name, model_id, tier), (billing.name, ANY_MODEL, tier)):
                 if key in self._operator:
-                    # Completed once, so that it is the same object each time: limits remember what they reckon of it.
+                    # Completed once, so that it is always the same object: limits cache their calculations by it.
                     price = self._operator[key] = billing.complete(self._operator[key])
                     return price
         listed = self._listed.get(billing.name, {}).get((model_id, tier))
@@ -53,7 +53,7 @@ class Prices(Component):
         return None if price is None else billing.complete(price)
 
     def get_provider_price(self, billing: Billing, model_id: str) -> Price | None:
-        """Returns the standard price of a model by the provider's list or the package, whatever PRICE_FILE says."""
+        """Returns the standard price of a model in the provider's list or the package, ignoring PRICE_FILE."""
         listed = self._listed.get(billing.name, {}).get((model_id, STANDARD_TIER))
         if listed is not None and listed.completion is not None:
             return listed
@@ -80,7 +80,7 @@ def get_price(billing: Billing, model_id: str, service_tier: str | None = None) 
 
     Args:
         billing: the rules of the provider that serves it.
-        model_id: the id that was requested; a router has a price of its own, whichever model responds.
+        model_id: the requested id; a router has its own price, whichever model responds.
         service_tier: the request's `service_tier`.
 
     Raises:
@@ -90,7 +90,7 @@ def get_price(billing: Billing, model_id: str, service_tier: str | None = None) 
 
 
 def load_operator_prices() -> None:
-    """Reads PRICE_FILE, if that has not been done yet. Called at boot, so that a wrong file stops the boot.
+    """Reads PRICE_FILE, unless that is done already. Called at boot, so that a wrong file stops the boot.
 
     Raises:
         SettingsError: the file is missing or wrong; the message names the entry.

@@ -29,7 +29,7 @@ def get_packaged_price(billing: Billing, model_id: str, day: datetime.date | Non
 
 @cache
 def _get_provider(name: str) -> Any | None:
-    # Imported here because the import takes 0.3 s and 28 MB, which a process that needs no price should not pay for.
+    # Imported here because the import takes 0.3 s and 28 MB, which a process that needs no price should be spared.
     from genai_prices.data_snapshot import get_snapshot
 
     return next((row for row in get_snapshot().providers if row.id == name), None)

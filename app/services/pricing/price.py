@@ -1,6 +1,6 @@
 """The record of a price, a provider's billing rules, and the arithmetic on both.
 
-Every amount is a Decimal in USD **per token**. A list in another unit is converted where it is read, and nowhere else.
+Every amount is a Decimal in USD **per token**. A list in another unit is converted only where it is read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import msgspec
 # The tier of a request that names none, or names one that is billed the same.
 STANDARD_TIER = "standard"
 
-# No provider has charged more than a tenth of this for a token. A higher price is a price per million tokens that was
-# read as a price per token, and an unknown price is better than a bill that is a million times too high.
+# No provider has charged more than a tenth of this for a token. A higher price is one per million tokens that was read
+# as one per token, and an unknown price is better than a bill that is a million times too high.
 MAX_USD_PER_TOKEN = Decimal("0.01")
 
 # The most expensive output costs 0.0006 USD per token, so the text of an honest price is far shorter than this.
@@ -28,7 +28,7 @@ class Price(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         prompt: a prompt token that was not in the provider's cache.
-        completion: a completion token; None if the provider states no such price, as for models that generate nothing.
+        completion: a completion token; None if the provider states no price, as for models without generated output.
         input_cache_read: a prompt token from the provider's cache; None if the provider states no such price, and
             then it costs as much as any other prompt token.
         source: `price_file`, the provider's name for its own list, or `genai-prices <version>`. `+<rule>` at its end
@@ -48,7 +48,7 @@ PriceTable = Mapping[tuple[str, str], Price]  # (model id, service tier) → pri
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Billing:
-    """How one provider bills; compared by identity.
+    """A provider's billing rules; compared by identity.
 
     Attributes:
         name: the provider's name, which PRICE_FILE and the `genai-prices` package use too.
@@ -74,7 +74,7 @@ class Billing:
         return service_tier
 
     def complete(self, price: Price) -> Price:
-        """Returns `price` with `cached_share` applied where it states no price for cached tokens."""
+        """Returns `price` with `cached_share` applied if it states no price for cached tokens."""
         if self.cached_share is None or price.input_cache_read is not None:
             return price
         return msgspec.structs.replace(
@@ -87,14 +87,14 @@ class Billing:
 def compute_cost(price: Price, prompt_tokens: int, cached_tokens: int | None, completion_tokens: int) -> Decimal:
     """Returns the cost of one request in USD, exactly.
 
-    (prompt − cached) · prompt price + cached · cached price + completion · completion price, as every provider here
-    bills. Without a cached price, cached tokens cost as much as other prompt tokens.
+    (prompt − cached) · prompt price + cached · cached price + completion · completion price, by the rule of every
+    provider here. Without a cached price, cached tokens cost as much as other prompt tokens.
 
     Args:
         price: in USD per token.
-        prompt_tokens: all prompt tokens, cached ones included.
-        cached_tokens: those of them that came from the provider's cache; None if it does not say.
-        completion_tokens: all completion tokens, reasoning included, as providers count; 0 if the price has none.
+        prompt_tokens: all prompt tokens, including cached ones.
+        cached_tokens: the prompt tokens from the provider's cache; None if it does not say.
+        completion_tokens: all completion tokens, including reasoning, as providers count; 0 if the price has none.
     """
     cached = min(cached_tokens or 0, prompt_tokens)
     cached_price = price.prompt if price.input_cache_read is None else price.input_cache_read

@@ -35,7 +35,7 @@ from app.config import SettingsError
 
 UNIT = "usd_per_million_tokens"
 
-# The model id of an entry that applies to every model of its provider without an entry of its own.
+# The model id for an entry that applies to every model of its provider without an entry of its own.
 ANY_MODEL = "*"
 
 # The most expensive models cost 600 USD per million tokens, and cached tokens of the cheapest 0.0028. A number outside
@@ -119,7 +119,7 @@ def _read_amounts(where: str, table: dict[str, Any]) -> tuple[Decimal, Decimal, 
         raise ValueError(f"{where}: unknown field {unknown[0]!r}; use {', '.join(_AMOUNT_FIELDS)}.")
     for name in ("prompt", "completion"):
         if name not in table:
-            # An id with a dot and without quotes makes nested tables, which end here too.
+            # An id with a dot and without quotes makes nested tables, which also end here.
             raise ValueError(f"{where}: {name} is missing. (Is the model id in quotes?)")
     amounts = {name: _read_amount(f"{where}: {name}", value) for name, value in table.items()}
     return amounts["prompt"], amounts["completion"], amounts.get("input_cache_read")

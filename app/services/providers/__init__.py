@@ -1,13 +1,13 @@
-"""The providers that the gateway can forward requests to. A provider is `<name>.py`; where it grows too long, parts
-follow in `<name>_….py`, which only `<name>.py` imports.
+"""The providers that the gateway can forward requests to. A provider is `<name>.py`; if that grows too long, parts move
+to `<name>_….py`, which only `<name>.py` imports.
 
-provider.py      the record: what the rest of the gateway knows of a provider
+provider.py      the record: all that the rest of the gateway knows about a provider
 schema.py        the fields that it allows in the objects of a request
 registry.py      all providers, and the HTTP client for each
 naming.py        the names of models
 pages.py         reads a provider's list of models
-weights.py       the names of weights, by which models of several providers are the same
-bill.py          what a provider billed
+weights.py       the names of weights, by which models of several providers are recognised as the same
+bill.py          a provider's bill
 entry_fields.py  converts a provider's list entry to the catalog's
 
 To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.

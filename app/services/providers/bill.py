@@ -1,4 +1,4 @@
-"""The bill of a provider, in one form for all, and where the provider publishes it."""
+"""A provider's bill, in one form for all providers, and its source."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.config import Settings
 
 
 class BilledUse(msgspec.Struct, frozen=True, kw_only=True):
-    """The use of one model on one UTC day, as the provider counts it.
+    """The use of one model on one UTC day, by the provider's count.
 
     Attributes:
-        model: as the provider names it.
-        prompt_tokens, completion_tokens: cached and reasoning tokens included.
-        cost_usd: None if the provider has not said.
+        model: the provider's name of it.
+        prompt_tokens, completion_tokens: including cached and reasoning tokens.
+        cost_usd: None if the provider has not stated it.
     """
 
     day: date
@@ -29,14 +29,14 @@ class BilledUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of a provider for some days.
+    """A provider's answer for some days.
 
     Attributes:
-        account: whose bill it is, as the provider names it; several with commas between.
+        account: the billed account in the provider's words; several are separated by commas.
         uses: one for each day and model; days and models without any are missing.
-        costs_refusal: why the provider did not say what was paid; None if it did.
-        named: day → (prompt tokens, completion tokens) of the requests that had the gateway's name, of all models; None
-            if it was not asked for them.
+        costs_refusal: why the provider did not state the cost; None if it did.
+        named: day → (prompt tokens, completion tokens) of the requests with the gateway's name, for all models; None if
+            they were not requested.
     """
 
     account: str
@@ -47,14 +47,14 @@ class Bill(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BillSource:
-    """Where a provider says what it billed; compared by identity.
+    """The source of a provider's bill; compared by identity.
 
     Attributes:
         fetch: (settings, first day, last day, the gateway's name or None) → the bill of these UTC days, both included
-            and at most 31; raises UpstreamError. None if only the answers to requests say what each of them cost.
-        key_setting: the setting whose key may read the bill; None if none is needed.
+            and at most 31; raises UpstreamError. None if only the answers to requests state the cost of each.
+        key_setting: the setting with the key for the bill; None if none is needed.
         tokens_settle_after: how long after a day's end its tokens are complete.
-        costs_settle_after: the same of its costs.
+        costs_settle_after: the same for its costs.
     """
 
     fetch: Callable[[Settings, date, date, str | None], Bill] | None
@@ -63,5 +63,5 @@ class BillSource:
     costs_settle_after: timedelta
 
     def is_readable(self, settings: Settings) -> bool:
-        """Returns whether the key that may read the bill is set, or none is needed."""
+        """Returns whether the key for the bill is set, or none is needed."""
         return self.key_setting is None or bool(getattr(settings, self.key_setting.lower()))

@@ -31,14 +31,14 @@ from app.services.providers.provider import (
 )
 from app.services.providers.weights import read_stated_weights
 
-# The end of ids of models that run in confidential computing. Their weights are those of the id without it.
+# The ending of ids of models in confidential computing. Their weights are those of the id without it.
 _CONFIDENTIAL = "-TEE"
 
 
 def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
     """Returns Chutes' entry in the catalog's form. `pricing.prompt` is a *number* in USD per million tokens.
 
-    The list holds language models only. `created` is the time of the list's last refresh, so it is left out.
+    The list has only language models. `created` is the time of the list's last refresh, so it is left out.
     """
     pricing = read_mapping(raw.get("pricing"))
     inputs = read_words(raw.get("input_modalities"))
@@ -49,7 +49,7 @@ def normalize_chutes_model(raw: Mapping[str, Any]) -> Entry:
         PROVIDER,
         str(raw["id"]),
         {**raw, "created": None},
-        # `context_length` may be below the engine's own limit, `max_model_len`; it is the one that is enforced.
+        # `context_length` may be below the engine's own limit, `max_model_len`; the lower one is enforced.
         context_length=read_count(raw.get("context_length")) or read_count(raw.get("max_model_len")),
         max_output_tokens=read_count(raw.get("max_output_length")),
         inputs=inputs or ["text"],
@@ -103,6 +103,6 @@ PROVIDER = Provider(
     billing=Billing(name="chutes"),
     shown_headers=OPENAI_LIMIT_HEADERS
     | {"x-chutes-quota-total", "x-chutes-quota-used", "x-chutes-quota-remaining", "x-chutes-rl-user"},
-    # No probe: Chutes' account is at another host, and the key is sent to no other host.
+    # No probe: Chutes' account API is on another host, and the key is sent to no other host.
     request_id_headers=("x-request-id", "x-chutes-invocationid", "cf-ray"),
 )

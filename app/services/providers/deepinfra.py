@@ -53,7 +53,7 @@ _KINDS: Mapping[str, tuple[list[str], list[str]]] = {
 def normalize_deepinfra_model(raw: Mapping[str, Any]) -> Entry:
     """Returns DeepInfra's entry in the catalog's form. `metadata.pricing` holds numbers in USD per million tokens.
 
-    `metadata` may be null; then only the id is known. `created` is 0 where unknown.
+    `metadata` may be null; then only the id is known. `created` is 0 if unknown.
     """
     metadata = read_mapping(raw.get("metadata"))
     tags = read_words(metadata.get("tags"))
@@ -86,7 +86,7 @@ def _read_prices(pricing: Mapping[str, Any], kind: str | None) -> tuple[Decimal 
 def _get_capabilities(kind: str | None, sees: bool | None) -> tuple[bool | None, ...]:
     if kind is None:
         return (None,) * 5
-    # No tag says whether a model supports tools; only one that does not chat certainly does not.
+    # No tag states whether a model supports tools; only models without chat certainly do not.
     return kind == "chat", None if kind == "chat" else False, sees, kind == "embed", kind == "rerank"
 
 
@@ -105,24 +105,24 @@ def probe(client: UpstreamClient, timeout_s: float) -> None:
 
 
 def _make_inference_url(base_url: str, model: str) -> str:
-    """Returns the URL of DeepInfra's own API for a model, which stands beside that of OpenAI."""
+    """Returns the URL of DeepInfra's own API for a model; that API is beside the OpenAI-compatible one."""
     return f"{base_url.removesuffix('/openai')}/inference/{quote(model, safe='/:')}"
 
 
 def _write_rerank_request(body: dict[str, Any]) -> dict[str, Any]:
-    """Returns a request for scores: of each document with the query beside it, which is repeated for each."""
+    """Returns a request for scores: documents, and the query repeated for each of them."""
     others = {name: value for name, value in body.items() if name not in {"model", "query"}}
     return {**others, "queries": [body["query"]] * len(body["documents"])}
 
 
 def _read_rerank_response(response: Any) -> Any:
-    """Returns scores in the order of the documents as a ranking in the endpoint's form."""
+    """Converts scores, in the order of the documents, to a ranking in the endpoint's form."""
     scores = response.get("scores") if isinstance(response, dict) else None
     if not isinstance(scores, list):
         return response
-    # A list of one score for each document comes in another list.
+    # A single list of scores, one for each document, is wrapped in another list.
     flat = scores[0] if len(scores) == 1 and isinstance(scores[0], list) else scores
-    # Its own API says what a request cost; in that of OpenAI it is a part of the usage.
+    # Its own API states the cost of a request; in the OpenAI-compatible one it is part of the usage.
     cost = read_mapping(response.get("inference_status")).get("cost")
     return {
         "id": response.get("request_id"),
@@ -167,7 +167,7 @@ PROVIDER = Provider(
     naming=make_hugging_face_naming(is_unlisted),
     billing=Billing(name="deepinfra"),
     probe=probe,
-    # It has no bill that programs can read, but each answer says what it cost.
+    # It has no bill that programs can read, but each answer states its cost.
     bill=BillSource(
         fetch=None, key_setting=None, tokens_settle_after=timedelta(hours=1), costs_settle_after=timedelta(hours=1)
     ),

@@ -1,4 +1,4 @@
-"""Converts a provider's list entry to the catalog's: the builder and the readers that the normalisers share.
+"""Converts a provider's list entry to the catalog's form: the builder and the readers shared by the normalisers.
 
 A catalog entry is a dict with the fields of `Model` in app/services/models/entry.py. A field that the provider does not
 state is None, never zero or a guess. Prices are decimal strings in USD per token, whatever unit the list has.
@@ -65,14 +65,14 @@ def make_entry(
         parameters: names of the supported request fields.
         capabilities: chat, tools, vision, embeddings, rerank.
         prices: of a prompt token, a completion token and a cached prompt token, in USD.
-        canonical_slug: the id in its short form; the id itself if not given.
+        canonical_slug: the short form of the id; the id itself if not given.
         name: a name for people; the last part of the id if not given.
         description: a description for people.
         publisher: the publisher of the model; the owner in the id if not given.
         max_output_tokens: the most that the provider lets it write, if that is less than its context has room for.
-        weights: the name of its weights, as weights.py makes it.
+        weights: the name of its weights, from weights.py.
         quantization: the entry's own statement, if it has one; the name may state one too.
-        expiration_date: the day from which it is not served any more.
+        expiration_date: the day from which it is no longer served.
     """
     slug = canonical_slug or model_id.lower()
     known = _is_price(prices)
@@ -98,7 +98,7 @@ def make_entry(
         "provider_slug": publisher or get_owner(model_id) or provider.name,
         "provider_site_url": provider.site_url,
         "source_gateway": provider.name,
-        # Most are equal to the slug. One text for both takes less memory.
+        # Most are equal to the slug. Sharing one text takes less memory.
         "weights": slug if weights == slug else weights,
         "quantization": read_quantization(quantization, weights or model_id),
         "expiration_date": expiration_date,

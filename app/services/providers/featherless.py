@@ -38,7 +38,7 @@ _MAX_PAGES = 100
 
 
 def fetch_pages(client: UpstreamClient) -> Iterator[Page]:
-    """Yields page after page, and does not end by itself, because `total_pages` counts models that are not listed.
+    """Yields page after page without an end of its own, because `total_pages` also counts unlisted models.
 
     Raises:
         UpstreamError: a request failed, or there are more than _MAX_PAGES pages.
@@ -68,7 +68,7 @@ def normalize_featherless_model(raw: Mapping[str, Any]) -> Entry:
         outputs=outputs,
         prices=(read_usd_per_token(pricing.get("prompt")), read_usd_per_token(pricing.get("completion")), None),
         parameters=[] if embeds else make_parameters(COMMON_PARAMETERS, tools),
-        # Base checkpoints are listed among the chat models and cannot be told apart, so `chat` is unknown.
+        # Base checkpoints are listed among the chat models and cannot be distinguished, so `chat` is unknown.
         capabilities=(False if embeds else None, tools, sees, embeds if words else None, False),
         weights=read_weights(raw["id"]),
     )

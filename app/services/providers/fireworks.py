@@ -29,8 +29,8 @@ from app.services.providers.provider import (
 from app.services.providers.schema import make_schema
 from app.upstream import UpstreamClient
 
-# Fireworks forbids every other field at every level. Clients send back what they got in earlier responses, with fields
-# of their SDK or of another provider: `refusal`, `annotations`, `parsed`, `reasoning`, `cache_control` and more.
+# Fireworks forbids every other field at every level. Clients send back parts of earlier responses, with fields of their
+# SDK or of another provider: `refusal`, `annotations`, `parsed`, `reasoning`, `cache_control` and more.
 _MEDIUM = make_schema("url", "detail", "max_frames", "sample_fps", "spatial_limit")
 _MESSAGE_SCHEMA = make_schema(
     "role",
@@ -40,7 +40,7 @@ _MESSAGE_SCHEMA = make_schema(
     tool_calls=make_schema("id", "type", "index", function=make_schema("name", "arguments")),
 )
 
-# Keys of Anthropic's tools, which Fireworks refuses in tools of chat requests too.
+# Keys of Anthropic's tools, which Fireworks also refuses in tools of chat requests.
 _ANTHROPIC_TOOL_FIELDS = frozenset(
     {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
 )
@@ -60,7 +60,7 @@ _CHAT_PARAMETERS = (
     "top_logprobs",
 )
 
-# `supports_chat` is true for embedding and reranking models as well, so `kind` decides first.
+# `supports_chat` is also true for embedding and reranking models, so `kind` decides first.
 _OUTPUTS = {"EMBEDDING_MODEL": "embeddings", "FLUMINA_BASE_MODEL": "image", "FLUMINA_ADDON": "image"}
 
 
@@ -75,7 +75,7 @@ def normalize_fireworks_model(raw: Mapping[str, Any]) -> Entry:
     chats = read_flag(raw.get("supports_chat")) if output == "text" else False
     tools = read_flag(raw.get("supports_tools")) if output == "text" else False
     sees = read_flag(raw.get("supports_image_input")) if output == "text" else False
-    # A kind for text does not say whether a model makes embeddings, too.
+    # A text kind does not tell whether a model also makes embeddings.
     embeds = None if output == "text" else output == "embeddings" and not rerank
     return make_entry(
         PROVIDER,
@@ -117,13 +117,13 @@ def _write_rerank_request(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_rerank_response(response: Any) -> Any:
-    """Returns a ranking of Fireworks, whose results are in `data`, in the endpoint's form."""
+    """Converts a Fireworks ranking, whose results are in `data`, to the endpoint's form."""
     if isinstance(response, dict) and "results" not in response:
         return {**response, "results": response.get("data")}
     return response
 
 
-# Named one by one, because others of the same prefixes name the account's deployment, a host and its load.
+# Listed one by one, because others with the same prefixes name the account's deployment, a host and its load.
 _SHOWN_HEADERS = OPENAI_LIMIT_HEADERS.union(
     (
         f"x-ratelimit-{which}-tokens-{what}"
@@ -160,7 +160,7 @@ PROVIDER = Provider(
     serves={
         "chat": EndpointSupport(
             path="/chat/completions",
-            # `reasoning` is a field of OpenAI's Responses API, and of OpenRouter's chat API.
+            # `reasoning` is a field of OpenAI's Responses API and of OpenRouter's chat API.
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"reasoning"},
             dropped_nested_fields={**OPENAI_ONLY_NESTED_FIELDS, "tools": _ANTHROPIC_TOOL_FIELDS},
             message_schema=_MESSAGE_SCHEMA,
@@ -174,7 +174,7 @@ PROVIDER = Provider(
             accepted_values=_SERVICE_TIERS,
             ranges={"top_k": (0, 100)},
             max_unstreamed_tokens=_MAX_UNSTREAMED_TOKENS,
-            # Its schema lacks `suffix`, `best_of` and `stream_options`, even if they are null; usage comes unasked.
+            # Its schema lacks `suffix`, `best_of` and `stream_options`, even if they are null; usage comes unrequested.
             accepts_null=False,
             accepts_stream_options=False,
         ),
@@ -182,7 +182,7 @@ PROVIDER = Provider(
             path="/embeddings",
             dropped_fields=OPENAI_ONLY_FIELDS | ANTHROPIC_ONLY_FIELDS | {"user"},
             accepts_null=False,
-            # It serves older models under the ids of Hugging Face, and its list has none of them.
+            # It serves older models under their Hugging Face ids, and its list has none of them.
             serves_unlisted=True,
         ),
         "rerank": EndpointSupport(
@@ -199,7 +199,7 @@ PROVIDER = Provider(
     billing=BILLING,
     probe=probe,
     fetch_prices=fetch_prices,
-    # Its own two headers, and that of Claude Code, which it documents for its endpoint of Anthropic's API.
+    # Its own two headers, and Claude Code's, which it documents for its endpoint of Anthropic's API.
     affinity_headers={
         "x-session-affinity": "x-session-affinity",
         "x-claude-code-session-id": "x-session-affinity",

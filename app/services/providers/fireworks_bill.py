@@ -1,8 +1,8 @@
-"""What Fireworks billed, from its control plane: tokens by day and model, and dollars up to a day later.
+"""Fireworks' bill from its control plane: tokens by day and model, and dollars up to a day later.
 
 The control plane is on the host of the inference API. A key sees only its own account, so each key of
-FIREWORKS_BILLING_KEY names its account, and keys of several accounts add up. Deployments, which are billed by the hour,
-are no part of it.
+FIREWORKS_BILLING_KEY determines an account, and keys of several accounts add up. Deployments, which are billed by the
+hour, are not included.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from app.services.providers.bill import Bill, BilledUse, BillSource
 from app.upstream import UpstreamClient
 
 _KEY_SETTING = "FIREWORKS_BILLING_KEY"
-# Of its three annotations `team`, `project` and `environment`, the one that has the gateway's name.
+# The annotation with the gateway's name, of the three `team`, `project` and `environment`.
 _ANNOTATION = "project"
 _TIMEOUT_S = 30.0
-# A month of a hundred models is four pages of a thousand rows.
+# A month of a hundred models takes four pages of a thousand rows.
 _MAX_PAGES = 100
 
 
 def make_name_headers(name: str) -> Mapping[str, str]:
-    """Returns the request headers by which the usage report tells this gateway's requests from those of others."""
+    """Returns the request headers by which the usage report distinguishes this gateway's requests from others."""
     return {"Fireworks-Annotations": f"{_ANNOTATION}={name}"}
 
 
 def fetch_bill(settings: Settings, first: date, last: date, name: str | None) -> Bill:
-    """Fetches what was billed from `first` to `last`, at most 31 UTC days.
+    """Fetches the bill from `first` to `last`, at most 31 UTC days.
 
     Args:
         settings: with FIREWORKS_BILLING_KEY.
         first, last: both included.
-        name: the gateway's name, to have its requests apart as well; None for all of the account.
+        name: the gateway's name, to also get its requests separately; None for the whole account.
 
     Raises:
         UpstreamError: a request failed, or an answer has another form.
@@ -83,14 +83,14 @@ def _fetch_bill_of(client: UpstreamClient, account: str, first: date, last: date
 BILL = BillSource(
     fetch=fetch_bill,
     key_setting=_KEY_SETTING,
-    # It keeps an answer for some minutes, and rates dollars up to a day late.
+    # It caches an answer for some minutes, and rates dollars up to a day late.
     tokens_settle_after=timedelta(hours=2),
     costs_settle_after=timedelta(hours=26),
 )
 
 
 def _make_client(settings: Settings, key: str) -> UpstreamClient:
-    # By default the host of the inference API, so that a key never goes to another host than the operator named.
+    # By default the host of the inference API, so that a key only goes to a host that the operator named.
     url = settings.fireworks_control_url or settings.fireworks_base_url.removesuffix("/inference/v1")
     return UpstreamClient(
         title="Fireworks' control plane", base_url=url, api_keys=(key,), key_setting=_KEY_SETTING, settings=settings
@@ -115,7 +115,7 @@ def _fetch_account(client: UpstreamClient) -> str:
 def _fetch_uses(
     client: UpstreamClient, account: str, first: date, last: date, group_by: str
 ) -> Iterator[tuple[BilledUse, Sequence[object]]]:
-    """Yields the tokens of each day and group, each with the values of the group that it belongs to."""
+    """Yields the tokens of each day and group, each with the values of its group."""
     query = {
         "startTime": _format_midnight(first),
         "endTime": _format_midnight(last + timedelta(days=1)),
@@ -128,7 +128,7 @@ def _fetch_uses(
 
 
 def _fetch_costs(client: UpstreamClient, account: str, first: date, last: date) -> Iterator[BilledUse]:
-    """Yields what each model cost on each day, page by page."""
+    """Yields the cost of each model on each day, page by page."""
     question = {
         "scope": "ACCOUNT",
         "groupBy": ["DAY", "MODEL"],
@@ -149,7 +149,7 @@ def _fetch_costs(client: UpstreamClient, account: str, first: date, last: date) 
 
 
 def _sum_up(uses: Iterable[BilledUse]) -> list[BilledUse]:
-    """Returns one use for each day and model, in this order; what none of its parts knows is None."""
+    """Returns one use for each day and model, in this order; a number that none of its parts has is None."""
     sums: dict[tuple[date, str], BilledUse] = {}
     for use in uses:
         known = sums.get((use.day, use.model), BilledUse(day=use.day, model=use.model))
@@ -169,7 +169,7 @@ def _format_midnight(day: date) -> str:
 
 
 def _read_day(value: Any) -> date:
-    """Returns the UTC day that begins at a time; raises ValueError if that is no midnight."""
+    """Returns the UTC day that begins at a time; raises ValueError if the time is not midnight."""
     moment = datetime.fromisoformat(value).astimezone(UTC)
     if moment.time() != time():
         raise ValueError("a day does not begin at midnight in UTC")
@@ -177,7 +177,7 @@ def _read_day(value: Any) -> date:
 
 
 def _read_count(value: Any) -> int:
-    """Returns a number of tokens, which JSON has as a text; raises ValueError for a negative one."""
+    """Returns a number of tokens, which is a text in JSON; raises ValueError for a negative one."""
     count = int(value or 0)
     if count < 0:
         raise ValueError("a number of tokens is negative")
@@ -185,7 +185,7 @@ def _read_count(value: Any) -> int:
 
 
 def _read_usd(money: Mapping[str, Any]) -> Decimal:
-    """Returns an amount of whole units and billionths; raises ValueError for another currency than USD."""
+    """Returns an amount from whole units and billionths; raises ValueError for a currency other than USD."""
     if money.get("currencyCode") != "USD":
         raise ValueError("an amount is not in USD")
     return Decimal(int(money.get("units") or 0)) + Decimal(int(money.get("nanos") or 0)).scaleb(-9)
@@ -229,7 +229,7 @@ def _read(client: UpstreamClient, read: Callable[[Mapping[str, Any]], BilledUse]
 def _read_rows(client: UpstreamClient, document: Any, name: str) -> list[dict[str, Any]]:
     rows = document.get(name) if isinstance(document, dict) else None
     if rows is None and isinstance(document, dict):
-        return []  # An empty list is left out.
+        return []  # An empty list is omitted.
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UpstreamError(f"The answer of {client.title} has no list {name}.")
     return rows

@@ -1,4 +1,4 @@
-"""Fireworks' names: ids below accounts, the names that people write for them, and whose weights they are."""
+"""Fireworks' names: ids below accounts, the names that people write for them, and the weights behind them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from app.services.providers.naming import FindIds, Naming, fold_version
 from app.services.providers.weights import find_maker, read_weights
 
-# Who publishes which family on Hugging Face. `deepseek-ai/DeepSeek-V3.1` is Fireworks' deepseek-v3p1 because its maker
-# wrote it; a repository of the same name by another owner is another model, and is not matched.
+# The publishers of model families on Hugging Face. `deepseek-ai/DeepSeek-V3.1` is Fireworks' deepseek-v3p1 because its
+# maker wrote it; a repository of the same name by another owner is another model and does not match.
 _MAKERS: dict[str, tuple[str, ...]] = {
     "deepseek-ai": ("deepseek",),
     "google": ("gemma",),
@@ -24,7 +24,7 @@ _MAKERS: dict[str, tuple[str, ...]] = {
     "zai-org": ("glm",),
 }
 
-# The kinds of models that a maker published and Fireworks serves as they are: no adapter, and no merge of several.
+# The kinds of models that a maker published and Fireworks serves unchanged: no adapters, and no merges of several.
 _PLAIN_KINDS = ("HF_BASE_MODEL", "EMBEDDING_MODEL")
 
 _OWN_MODELS = "accounts/fireworks/models/"
@@ -37,7 +37,7 @@ def get_weights(model_id: str, kind: object) -> str | None:
     """Returns the name of a model's weights: `deepseek-ai/deepseek-v3.1` for Fireworks' own `deepseek-v3p1`.
 
     Returns:
-        None if the model is another account's, is no plain model, or if its family has no known maker.
+        None if the model is another account's or has another kind, or if its family has no known maker.
     """
     if kind not in _PLAIN_KINDS or not model_id.startswith(_OWN_MODELS):
         return None
@@ -75,7 +75,7 @@ def is_account_id(name: str) -> bool:
 
 
 def is_own_form(name: str) -> bool:
-    """Returns whether only Fireworks has names of this form: an account's model, a deployment, a snapshot, a router.
+    """Returns whether only Fireworks uses names of this form: an account's model, a deployment, a snapshot, a router.
 
     No Hugging Face id contains a `#` or an `@`.
     """
@@ -83,7 +83,7 @@ def is_own_form(name: str) -> bool:
 
 
 def get_canonical_id(name: str, find_ids: FindIds) -> str:
-    """Returns an `accounts/` id as Fireworks writes it; one that its list does not contain is not changed."""
+    """Returns an `accounts/` id in Fireworks' spelling; an id that is not in its list is unchanged."""
     if not name.startswith("accounts/fireworks/") or "#" in name or "@" in name:
         return name
     ids = find_ids(name)

@@ -1,4 +1,4 @@
-"""Fireworks' price list, which stands beside its inference API on the same host."""
+"""Fireworks' price list, which is on the host of its inference API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.upstream import UpstreamClient
 
 BILLING = Billing(
     name="fireworks",
-    # Fireworks treats every tier that it does not know as `default`.
+    # Fireworks treats every unknown tier as `default`.
     priced_tiers=frozenset({"priority"}),
     # Its price page: "cached input tokens are priced at 50 % of input tokens" unless a model lists its own price.
     cached_share=Decimal("0.5"),
@@ -82,9 +82,9 @@ def _get_sent_names(row: Mapping[str, Any], aliases: Mapping[str, list[str]]) ->
         yield router
     elif _is_standard(row) or _read_tier(row) != STANDARD_TIER:
         yield row["id"]
-        # An alias costs what its model costs, in each tier.
+        # An alias has the price of its model in each tier.
         yield from aliases.get(row["id"], [])
-    # A row with neither is a mode that no request can select, so no request has its price.
+    # A row with neither is a mode that no request can select, so its price applies to no request.
 
 
 def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
@@ -102,7 +102,7 @@ def _read_price(row: Mapping[str, Any], today: datetime.date) -> Price | None:
         return None
     stated = Price(
         prompt=amounts["prompt"],
-        completion=amounts.get("completion"),  # Models for embeddings have none.
+        completion=amounts.get("completion"),  # Embedding models have none.
         input_cache_read=amounts.get("input_cache_read"),
         source=BILLING.name,
         date=today,

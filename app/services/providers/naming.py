@@ -1,4 +1,4 @@
-"""The names that people write for a model, and the keys under which a list has it.
+"""The names that people write for models, and the keys of models in a list.
 
 Two names mean the same model only if their keys are equal; similar keys never match.
 """
@@ -24,18 +24,18 @@ def _as_written(name: str, find_ids: FindIds) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """How one provider's models are named.
+    """The naming of one provider's models.
 
     Attributes:
-        get_keys: id → the keys under which the model is known, in lower case.
-        get_asked_keys: what a caller wrote → the keys that it may mean, the best first.
+        get_keys: id → the keys of the model, in lower case.
+        get_asked_keys: a caller's text → the keys that it may mean, the best first.
         is_unlisted: name → whether it has a form that the provider accepts without listing it. Such a name is sent
             unchanged to a caller's explicit provider.
         claims: name → whether it can only belong to this provider, even if the provider's key is not set.
         claims_if_configured: the same, but only if the provider's key is set.
         is_confidential: id → whether the model runs in confidential computing, which its id says.
-        get_canonical_id: a claimed name → the id as the provider writes it; a name that its list does not contain
-            is not changed.
+        get_canonical_id: a claimed name → the id in the provider's spelling; a name that is not in its list is
+            unchanged.
     """
 
     get_keys: Callable[[str], Sequence[str]]
@@ -52,7 +52,7 @@ def make_hugging_face_naming(
 ) -> Naming:
     """Returns the naming of a provider whose ids are Hugging Face's.
 
-    Providers accept such an id only in the case of their own list, so a name in another case is converted.
+    Providers accept such an id only in the case of their own list, so other spellings are converted.
     """
     return Naming(
         get_keys=_lower_case, get_asked_keys=_lower_case, is_unlisted=is_unlisted, is_confidential=is_confidential
@@ -64,5 +64,5 @@ def _lower_case(name: str) -> Sequence[str]:
 
 
 def fold_version(name: str) -> str:
-    """Returns `name` in lower case, with the dot for a `p` between two digits (`v3p1` is v3.1)."""
+    """Returns `name` in lower case, with a dot in place of a `p` between two digits (`v3p1` is v3.1)."""
     return _VERSION_P.sub(".", name.lower())

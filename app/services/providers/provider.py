@@ -17,8 +17,8 @@ from app.services.providers.schema import Schema
 from app.upstream import UpstreamClient
 
 # OpenAI's chat fields that none of the four providers supports. Fireworks refuses each with 400 "Extra inputs are not
-# permitted"; they mean nothing to a provider without OpenAI's storage, audio or web search. A field that no schema
-# knows is not removed, so that the provider's error shows a misspelt name.
+# permitted"; to a provider without OpenAI's storage, audio or web search they mean nothing. A field that no schema
+# knows is not removed, so that the provider's error reveals a misspelt name.
 OPENAI_ONLY_FIELDS = frozenset(
     {
         "audio",
@@ -37,7 +37,7 @@ OPENAI_ONLY_FIELDS = frozenset(
 OPENAI_ONLY_NESTED_FIELDS = {"stream_options": frozenset({"include_obfuscation"})}
 
 # Fields of Anthropic's requests that clients for several APIs also send with chat requests. `system` and
-# `stop_sequences` are not among them: without them the response would be another, so the provider's error is better.
+# `stop_sequences` are not among them: without them the response would be different, so the provider's error is better.
 ANTHROPIC_ONLY_FIELDS = frozenset(
     {
         "anthropic_beta",
@@ -57,27 +57,27 @@ OPEN_TOP_K = (-1, 1_000_000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSupport:
-    """How a provider serves one endpoint, and what must be changed in a request for it.
+    """A provider's support for one endpoint, and the necessary changes to its requests.
 
     Attributes:
         path: the endpoint's path at the provider, below its base URL.
-        dropped_fields: top-level fields that are removed.
-        dropped_nested_fields: field → the names that are removed from its object, or from each object in its list.
+        dropped_fields: top-level fields to remove.
+        dropped_nested_fields: field → the names to remove from its object, or from each object in its list.
         message_schema: the fields that the provider allows in messages; others are removed. None if it accepts any.
         accepts_null_in_messages: whether a field of a message may be null. If not, such fields are removed.
         accepts_developer_role: whether it knows the role `developer`. If not, these messages get another role.
-        renamed_fields: field → the provider's name for the same thing.
+        renamed_fields: field → the provider's name for it.
         accepted_values: field → the values that the provider accepts; a field with another value is removed.
-        ranges: field → the least and the greatest number that the provider accepts, which may be infinite; others are
-            refused.
+        ranges: field → the smallest and the greatest number that the provider accepts, which may be infinite; others
+            are refused.
         max_unstreamed_tokens: the provider requires streaming above this many requested tokens; None if it does not.
         accepts_null: whether a top-level field may be null. If not, such fields are removed.
         accepts_stream_options: whether it knows `stream_options`. If not, they are removed, and its streams have usage.
-        serves_unlisted: whether it serves models that its list does not contain, under ids of no certain form. A name
-            that no list contains is then sent to it unchanged.
-        make_url: (base URL, model) → the URL, for an endpoint outside of the base URL; None if `path` has it.
+        serves_unlisted: whether it serves models that are not in its list, under ids of no fixed form. A name that no
+            list contains is then sent to it unchanged.
+        make_url: (base URL, model) → the URL, for an endpoint outside the base URL; None if `path` has it.
         write_request: body → the provider's body, for an endpoint with another form there.
-        read_response: the provider's whole response → the endpoint's, for the same; raises ValueError if it is none.
+        read_response: the provider's whole response → the endpoint's, likewise; raises ValueError if it is invalid.
     """
 
     path: str
@@ -98,7 +98,7 @@ class EndpointSupport:
     read_response: Callable[[Any], Any] | None = None
 
 
-# The limits in OpenAI's response headers, which many servers copy.
+# The limits in OpenAI's response headers, which many servers imitate.
 OPENAI_LIMIT_HEADERS = frozenset(
     f"x-ratelimit-{which}-{what}" for which in ("limit", "remaining", "reset") for what in ("requests", "tokens")
 )
@@ -119,25 +119,25 @@ class Provider:
         serves: the endpoints that it supports, by the endpoint's name.
         fetch_pages: fetches its list of models and yields the raw entries, page by page. In a list of many pages, one
             without a new model is the last.
-        is_paged: whether the list takes many requests, too many to repeat them for one unknown name.
+        is_paged: whether the list takes so many requests that they are not repeated for one unknown name.
         normalize: a raw entry of the list → the catalog's entry, with the fields of `Model`.
         naming: the names of its models.
-        billing: how it bills.
+        billing: its billing rules.
         probe: (client, timeout in seconds) → sends a request that costs nothing and that the provider refuses if it
-            refuses the gateway's key or account; None if there is no such request on its host. A public list of models
-            proves nothing.
+            refuses the gateway's key or account; None if its host has no such request. A public list of models would
+            prove nothing.
         fetch_prices: (client, timeout in seconds) → the prices of a separate list; None if the models' entries
             contain them.
         affinity_headers: a client's request header → the provider's header for the same, in lower case. The provider
             serves requests with equal values on one machine, where the beginning of the conversation is cached.
-        shown_headers: the response headers that a caller may see, in lower case: limits and measurements, nothing that
-            names an account, a deployment or a host.
+        shown_headers: the response headers that a caller may see, in lower case: limits and measurements, but no header
+            that names an account, a deployment or a host.
         request_id_headers: its response headers that may contain its id for a request, the best first.
-        own_limit_headers: those of the shown headers that say how much the provider has left for the gateway.
-        get_generation_s: response headers → how long it generated, in seconds; None if they do not say.
-        bill: where it says what it billed; None if the gateway cannot know.
-        make_name_headers: the gateway's name → request headers with which the provider's bill tells this gateway's
-            requests from those of others; None if it has none.
+        own_limit_headers: the shown headers about the provider's remaining limits for the gateway.
+        get_generation_s: response headers → its generation time in seconds; None if they do not have it.
+        bill: the source of its bill; None if the gateway cannot know.
+        make_name_headers: the gateway's name → request headers by which the provider's bill distinguishes this
+            gateway's requests; None if it has none.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """All providers, by name, and this process's HTTP client for each.
 
-The settings determine them: the provider `x` has the fields `x_api_key` and `x_base_url` in `Settings` and the
-module `app.services.providers.x` with its record, `PROVIDER`.
+The settings determine them: the provider `x` has the fields `x_api_key` and `x_base_url` in `Settings` and the module
+`app.services.providers.x` with its record, `PROVIDER`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ class Schema(NamedTuple):
     """The fields that an object may have; the provider refuses an object with any other.
 
     Attributes:
-        names: all allowed fields. With `type` among them, the schema is for objects whose type is a name here, too.
+        names: all allowed fields. If `type` is one of them, the schema only covers objects whose type is also in it.
         nested: the allowed fields whose value is an object, or a list of objects, with a schema of its own.
     """
 

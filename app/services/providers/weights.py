@@ -1,7 +1,7 @@
-"""The names of weights: which repository on Hugging Face a provider's entry stands for, and its stated quantisation.
+"""The names of weights: the Hugging Face repository behind a provider's entry, and its stated quantisation.
 
-Two entries with equal names are the same model, and a request may be sent to the one in place of the other. So a name
-is made only from what the entry says for certain, every word of it counts, and in doubt there is none.
+Two entries with equal names are the same model, and a request may be sent to either of them. So a name is made only
+from certain facts of the entry, every word of it counts, and in doubt there is none.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Repositories that Hugging Face itself has moved, and redirects: the old owner or the old beginning, and the new one.
+# Repositories that Hugging Face itself has moved and redirects: the old owner or beginning, and the new one.
 _MOVED = {
     "meta-llama/meta-llama-": "meta-llama/llama-",
     "thudm/": "zai-org/",
 }
 
-# The words of names and of lists that state a quantisation. A word of a name stands between two of its separators.
+# The words in names and lists that state a quantisation. Such a word is enclosed by two separators of the name.
 _QUANTIZATION = re.compile(
     r"(?<![a-z0-9])"
     r"(awq|bf16|bnb|exl[23]|fp(?:4|6|8|16|32)|ggml|gguf|gptq|int[248]|mlx|mxfp4|nvfp4|[2-8]bit|q[2-8](?:_[0-9a-z]+)*"
@@ -25,7 +25,7 @@ _QUANTIZATION = re.compile(
 
 
 def read_weights(name: object) -> str | None:
-    """Returns the name of the weights for a Hugging Face id, in lower case; None for anything that is no such id."""
+    """Returns the name of the weights for a Hugging Face id, in lower case; None for any other value."""
     if not isinstance(name, str) or name.count("/") != 1 or name.startswith("/") or name.endswith("/"):
         return None
     if any(character.isspace() or character in ":,#@" for character in name):
@@ -43,7 +43,7 @@ def read_stated_weights(model_id: str, root: object, *, mode: str = "") -> str |
     Args:
         model_id: the provider's id.
         root: the entry's `root`, which providers that run vLLM or SGLang set to the repository; None if it has none.
-        mode: an ending of ids that says how the model is run, and not which one it is; empty for none.
+        mode: an ending of ids that tells how the model is run, not which model it is; empty for none.
 
     Returns:
         The name of `root`, if the id is the same without `mode`, or without a quantisation that `root` adds. None if
@@ -64,7 +64,7 @@ def read_stated_weights(model_id: str, root: object, *, mode: str = "") -> str |
 
 
 def read_quantization(stated: object, name: str) -> str | None:
-    """Returns the quantisation of an entry in lower case: what it states, or else what the name says; None for neither.
+    """Returns the quantisation of an entry in lower case: its own statement, else that of the name; None for neither.
 
     Args:
         stated: the entry's own field, if it has one.

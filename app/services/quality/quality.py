@@ -1,7 +1,7 @@
 """The quality of each model at each provider over the last half hour, read from the sums of records.
 
 A background thread reads all of it with one statement every quarter of a minute; a request only looks into a dict. The
-sums are of all workers and hosts, so every worker knows what one of them has met.
+sums are of all workers and hosts, so every worker knows the experience of all others.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from app.runtime import Component, Runtime, get_component
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS
 
-# The measured window: long enough for a model that is used now and then, short enough to show a failure soon.
+# The measured window: long enough for a model that is used occasionally, short enough to show a failure soon.
 WINDOW = timedelta(minutes=30)
 
-# How often the database is asked, in seconds; a random part is added, so that workers do not ask at the same moment.
+# The interval of queries to the database, in seconds; a random part is added, so that workers do not ask at once.
 REFRESH_S = 15.0
 _JITTER = 0.2
 
-# Without an answer of the database for this long, nothing is known: the window has moved on.
+# Without an answer of the database for this long, nothing is known, because the window has moved on.
 _KEPT_S = 300.0
 
-# Outcomes that say how the provider served. Others tell nothing of it: the gateway refused the request, the client
-# left, or the gateway stopped.
+# Outcomes that are failures of the provider. Other outcomes tell nothing about it: the gateway refused the request, the
+# client left, or the gateway stopped.
 _FAILURES = frozenset({"upstream_error", "upstream_cut", "upstream_timeout"})
 
-# The type of errors that the caller has to correct, such as a prompt that does not fit. They are not the provider's.
+# The type of errors that the caller must correct, such as a prompt that does not fit. They are not the provider's.
 _CALLERS_FAULT = "invalid_request_error"
 
 _QUANTILES = (0.5, 0.75, 0.9, 0.99)
@@ -76,7 +76,7 @@ UNKNOWN = ModelQuality()
 
 
 class Quality(Component):
-    """The quality of all models in use, as the database last had it."""
+    """The quality of all models in use, by the database's last answer."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -107,7 +107,7 @@ class Quality(Component):
             self._closed.wait(REFRESH_S * random.uniform(1.0, 1.0 + _JITTER))
 
     def refresh(self) -> None:
-        """Reads the quality now; if the database does not answer, keeps what is known."""
+        """Reads the quality now; if the database does not answer, keeps the last one."""
         asked_s = time.monotonic()
         try:
             with self.runtime.get(Database).read_connection() as connection:
@@ -127,9 +127,9 @@ class Quality(Component):
 def make_quality(found: RecentQuality) -> dict[Key, ModelQuality]:
     """Returns the quality of each model that was used, by its provider and its id in the provider's list.
 
-    Records name a model as the provider's response does, which may be another form of the listed id. A request that a
-    model failed counts for it also if another one then ended it. There the name may be a caller's invention, so it
-    counts only if the provider lists it or has served it.
+    Records name a model like the provider's response does, which may be another form of the listed id. A request that
+    failed at a model counts for that model even if another one then ended it. The name in it may be a caller's
+    invention, so it counts only if the provider lists it or has served it.
     """
     outcomes: dict[Key, list[OutcomeSums]] = defaultdict(list)
     first_tokens: dict[Key, Counter[int]] = defaultdict(Counter)
@@ -145,7 +145,7 @@ def make_quality(found: RecentQuality) -> dict[Key, ModelQuality]:
 
 
 def _find_listed(provider_name: str, recorded: str) -> Key:
-    """Returns the model of the provider's list that a record names; its own name if no single one is meant."""
+    """Returns the model of the provider's list that a record names; its own name if no single model fits."""
     provider = PROVIDERS.get(provider_name)
     models = peek_model_list(provider) if provider is not None else None
     found = models.find(recorded) if models is not None else ()
@@ -181,7 +181,7 @@ def _make_latencies(histogram: Counter[int]) -> Latencies | None:
 
 
 def get_quality(provider_name: str, model_id: str) -> ModelQuality:
-    """Returns how well a provider served a model in the last half hour, from memory.
+    """Returns the quality of a provider's model in the last half hour, from memory.
 
     Args:
         provider_name: the provider's name.
@@ -194,5 +194,5 @@ def get_quality(provider_name: str, model_id: str) -> ModelQuality:
 
 
 def start_quality() -> None:
-    """Starts to read the quality of models in the background. A worker calls it once."""
+    """Starts reading the quality of models in the background. Called once per worker."""
     get_component(Quality).start()

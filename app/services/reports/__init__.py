@@ -1,8 +1,8 @@
 """Reports of recorded requests from the database, and the retention of their records.
 
 stats.py, splits.py, shares.py, series.py: statistics over a window (time_window.py). records.py: records in pages, and
-usage by day. story.py: one record by any of its ids. retries.py: what retries of clients cost. csv_export.py: records
-as CSV. totals.py: tokens and costs, which all reports share. retention.py: makes partitions ahead and drops old ones.
+usage by day. story.py: one record by any of its ids. retries.py: the cost of clients' retries. csv_export.py: records
+as CSV. totals.py: tokens and costs, shared by all reports. retention.py: creates partitions ahead and drops old ones.
 """
 
 from app.db.activity_pages import STATUS_PATTERN, ActivityFilter

@@ -22,8 +22,8 @@ from app.yielding import PAUSE_S
 
 COLUMNS = tuple(column.name for column in activity.columns)
 
-# Spreadsheets read a cell that starts with one of these as a formula, and callers choose models' names. An apostrophe
-# before it makes the cell text (OWASP, "CSV Injection").
+# Spreadsheets read a cell that starts with one of these as a formula, and callers choose model names. A preceding
+# apostrophe makes the cell text (OWASP, "CSV Injection").
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 # Encoding this many takes about a millisecond; then the worker's other requests get a turn.

@@ -1,4 +1,4 @@
-"""Records of requests, read back in pages, and what keys used day by day."""
+"""Reads records of requests back in pages, and the daily use of keys."""
 
 from __future__ import annotations
 
@@ -103,11 +103,11 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int) -> ActivityPage:
-    """Returns up to `limit` records, newest first; fewer also where a search ended, as `searched_to` says.
+    """Returns up to `limit` records, newest first; fewer if a search ended early, which `searched_to` shows.
 
     Args:
-        chosen: which records.
-        cursor: `next_cursor` of the page before; None for the first page.
+        chosen: the filter.
+        cursor: `next_cursor` of the previous page; None for the first page.
         limit: at most MAX_PAGE_ROWS.
 
     Raises:
@@ -126,10 +126,10 @@ def select_activity_page(chosen: ActivityFilter, cursor: str | None, limit: int)
 
 
 def select_neighbours(chosen: ActivityFilter, row: dict[str, Any]) -> tuple[UUID | None, UUID | None]:
-    """Returns the ids of the chosen records before and after one in time: the next newer and the next older.
+    """Returns the ids of the chosen records next to one in time: the next newer and the next older.
 
     Args:
-        chosen: which records. The one itself need not be among them.
+        chosen: the filter. The record itself need not match it.
         row: that record.
 
     Raises:
@@ -153,7 +153,7 @@ def _make_cursor(place: ActivityCursor) -> str:
 
 
 def make_record(row: dict[str, Any]) -> dict[str, Any]:
-    """Returns a row of activity as callers see it."""
+    """Returns a row of activity in the form for callers."""
     costs = {name: row[name] for name in ("cost_usd", "stated_cost_usd") if row[name] is not None}
     return row | {name: normalize_usd(cost) for name, cost in costs.items()} if costs else row
 
@@ -170,7 +170,7 @@ def stream_activity_pages(chosen: ActivityFilter) -> Iterator[list[dict[str, Any
 
 
 def select_usage_report(key_id: str | None, start: date | None, end: date | None) -> UsageReport:
-    """Returns what was used by UTC day, gateway and model, and the totals.
+    """Returns the use by UTC day, gateway and model, and the totals.
 
     Args:
         key_id: the key, or None for all keys together.

@@ -1,10 +1,10 @@
-"""Retention: makes the partitions of the days ahead, drops rows older than RETENTION_DAYS, and forgets old workers.
+"""Retention: creates the partitions of the days ahead, drops rows older than RETENTION_DAYS, and forgets old workers.
 
 Every worker does this in a background thread. Locks in the database admit one worker at a time; the others then find
 nothing to do. No request waits for it.
 
-PostgreSQL's clock decides what is old. While it and this machine's clock differ by more than MAX_SKEW, one of them is
-wrong and nothing is dropped: a clock that is months ahead would make every record old.
+PostgreSQL's clock decides which rows are old. While it and this machine's clock differ by more than MAX_SKEW, one of
+them is wrong and nothing is dropped: a clock that is months ahead would make every record old.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from app.runtime import Component, Runtime, get_component
 INTERVAL_S = 3_600.0
 # After a failure, for instance while the database is unavailable, the next round comes sooner.
 RETRY_S = 60.0
-# Synchronised clocks differ by milliseconds. Five minutes is what Kerberos tolerates too.
+# Synchronised clocks differ by milliseconds. Kerberos tolerates five minutes too.
 MAX_SKEW = timedelta(minutes=5)
 # Spreads the rounds of workers that started together.
 _JITTER = 0.1
@@ -58,7 +58,7 @@ class RetentionJob(Component):
             pause_s = INTERVAL_S if self.run_round() else RETRY_S
 
     def run_round(self) -> bool:
-        """Runs one round by PostgreSQL's clock and returns whether all of it was done; what failed is logged."""
+        """Runs one round by PostgreSQL's clock and returns whether all of it succeeded; failures are logged."""
         try:
             with time_limit(STEP_TIME_LIMIT_S), self.runtime.get(Database).engine.connect() as connection:
                 clocks = read_clocks(connection)
@@ -73,7 +73,7 @@ class RetentionJob(Component):
         return False
 
     def apply(self, now: datetime) -> bool:
-        """Makes and drops what is due at `now`; returns whether all steps succeeded.
+        """Creates and drops the partitions due at `now`; returns whether all steps succeeded.
 
         A failed step is logged, and the next one runs.
         """
@@ -131,12 +131,12 @@ def _describe_skew(clocks: Clocks) -> str:
 
 
 def start_retention() -> None:
-    """Starts retention in this process. A worker calls it once, after the fork."""
+    """Starts retention in this process. Called once per worker, after the fork."""
     get_component(RetentionJob).start()
 
 
 def select_first_kept_day(chosen: date | None) -> date:
-    """Returns the first UTC day to keep: `chosen`, or the one of RETENTION_DAYS.
+    """Returns the first UTC day to keep: `chosen`, or the first one by RETENTION_DAYS.
 
     Raises:
         ValueError: the clocks differ too much for RETENTION_DAYS, or `chosen` is after the current day by one of them.

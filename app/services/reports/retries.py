@@ -105,7 +105,7 @@ class RetryReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def select_retry_report(key_id: str | None, start: datetime | None = None, end: datetime | None = None) -> RetryReport:
-    """Returns what the retries cost whose first attempts are still recorded.
+    """Returns the cost of retries whose first attempts are still recorded.
 
     Args:
         key_id: the key, or None for all keys.
@@ -160,7 +160,7 @@ def _make_clients(sums: Sequence[RepeatedSums]) -> list[RetryingClient]:
 
 
 def select_retry_chain(record: dict[str, Any]) -> RetryChain | None:
-    """Returns all attempts at the request of a record; None if it is no retry and no retry repeats it.
+    """Returns all attempts at the request of a record; None if it is not a retry and no retry repeats it.
 
     Args:
         record: the columns of activity by name.
@@ -176,7 +176,7 @@ def select_retry_chain(record: dict[str, Any]) -> RetryChain | None:
 
 
 def make_chain(rows: dict[UUID, dict[str, Any]], this: UUID) -> RetryChain | None:
-    """Returns the chain of links that `this` is in, of rows by their request_id; None if it is not among them."""
+    """Returns the chain of links that includes `this`, from rows by request_id; None if it is not among them."""
     if this not in rows:
         return None
     found = [this]

@@ -18,7 +18,7 @@ from app.services.reports.totals import make_totals
 from app.yielding import with_pauses
 
 _QUANTILES = (0.50, 0.95, 0.99)
-# Steps that are made between two pauses; each takes 50 µs or so.
+# The number of steps made between two pauses; each takes about 50 µs.
 _STEPS = 25
 
 

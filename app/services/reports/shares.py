@@ -1,4 +1,4 @@
-"""The statistics of a window split by key, by holder or by group: who used how much, the most costly first."""
+"""The statistics of a window split by key, holder or group, the most costly first."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from app.db.sums import Sums, sum_up
 from app.services.reports.totals import compute_speed, make_totals
 from app.yielding import with_pauses
 
-# What statistics can be split by.
+# Dimensions for splitting statistics.
 SplitBy = Literal["key", "holder", "group"]
 SPLITS: tuple[str, ...] = get_args(SplitBy)
 
-# More holders than fit into a report that people read. The others are summed in one entry with this name.
+# More holders than fit into a report for people. The others are summed in one entry with this name.
 MAX_SHARES = 1_000
 OTHER_SHARES = "other"
 
 
 class Owned(NamedTuple):
-    """The keys whose requests statistics are about: those of a holder or a group, with its name."""
+    """The keys of a holder or a group to which statistics are limited, and that owner's name."""
 
     kind: Literal["holder", "group"]
     name: str
@@ -66,9 +66,9 @@ def make_shares(by: SplitBy, sums: Mapping[str, Sums], owners: Mapping[str, KeyO
     """Returns the entries of `split`. Other greenlets run in between: ten thousand keys take a tenth of a second.
 
     Args:
-        by: what to split by.
+        by: the dimension of the split.
         sums: key → sums of its requests.
-        owners: key → whose it is, for keys that are stored.
+        owners: key → its owner, for keys that are stored.
     """
     parts: dict[_Name, list[Sums]] = defaultdict(list)
     for key, row in with_pauses(sums.items()):

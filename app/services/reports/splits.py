@@ -11,11 +11,11 @@ from app.db.rollups import EndpointRow, GatewayRow, ModelRow
 from app.db.sums import Sums, sum_up
 from app.services.reports.totals import compute_speed, make_totals
 
-# More models than a gateway's users use in earnest. The others are summed in one entry with this name.
+# More models than the users of a gateway seriously use. The others are summed in one entry with this name.
 MAX_MODELS = 100
 OTHER_MODELS = "other"
 
-# The most models that each step of a series may have; a chart with more cannot be read.
+# The most models in each step of a series; a chart with more cannot be read.
 MAX_TOP_MODELS = 20
 
 

@@ -1,7 +1,7 @@
 """Statistics of a gateway over a window of time, read from the sums alone: of all requests, of a key, or of a model.
 
-A window ends with the current minute, unless another end is asked for, so that a request counts as soon as its record
-is shipped. It is exact: it holds the requests that started at or after `from` and before `to`, and no others. Rows that
+A window ends with the current minute, unless another end is requested, so that a request counts as soon as its record
+is shipped. It is exact: it includes exactly the requests that started at or after `from` and before `to`. Rows that
 retention has dropped still count, because their sums stay. Statistics take five statements, six with the models of each
 step, and one more for the first day of the window "all"; none of them reads a record.
 """
@@ -45,7 +45,7 @@ from app.services.reports.time_window import (
 )
 from app.services.reports.totals import compute_speed, is_cost_known, make_totals, normalize_usd
 
-# The greatest relative error of a percentile, as app/db/histogram.py proves; shown with the percentiles.
+# The greatest relative error of a percentile, proved in app/db/histogram.py; shown with the percentiles.
 PERCENTILE_ERROR = 0.05
 
 
@@ -124,7 +124,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Chosen(NamedTuple):
-    """The requests that statistics are about."""
+    """The requests to which statistics are limited."""
 
     gateway: str
     key_id: str | None
@@ -152,13 +152,13 @@ def select_stats(
 
     Args:
         gateway: a provider's name, or ALL_GATEWAYS.
-        window: from when to when and in which steps; a name of TIME_RANGES stands for a window that ends now.
+        window: its start, end and steps; a name of TIME_RANGES means a window that ends now.
         now: the current time, with a timezone; by default PostgreSQL's.
         key_id: the key whose requests to count; None for all keys.
         model: the id of the model that served the requests; None for all models. Not together with `key_id`, because
             there are no sums of both.
         endpoint: the path of an endpoint, None for all of them.
-        top_models: of how many models each step of the series has the numbers, at most MAX_TOP_MODELS.
+        top_models: the number of models with figures in each step of the series, at most MAX_TOP_MODELS.
         owned: the holder or the group whose keys' requests to count; None for all keys. Not together with `key_id` and
             `model`.
         split_by: whether to split the sums by key, holder or group; not those of one key or of a model.

@@ -41,13 +41,13 @@ def select_request_story(given: str, key_id: str | None) -> RequestStory:
 
     Args:
         given: the gateway's id of the request, the provider's, or the `x-request-id` that the client sent.
-        key_id: the key whose record it must be; None for the operator.
+        key_id: the key that the record must belong to; None for the operator.
 
     Raises:
         NotFound: there is no such record, or it belongs to another key.
         DatabaseError: the database is unavailable or slow.
     """
-    # PostgreSQL's texts have no NUL character, and no recorded id has characters that cannot be printed.
+    # PostgreSQL's text cannot store NUL, and recorded ids are printable.
     found_by, rows = _select(given, key_id) if given.isprintable() else (None, [])
     if found_by is None:
         raise NotFound(

@@ -1,6 +1,6 @@
-"""The windows of statistics: from when to when, and in which steps.
+"""The windows of statistics: their start, end and steps.
 
-A window is exact to the minute. It is limited by what the sums keep (app/db/rollup_pruning.py): minutes of keys and
+A window is exact to the minute, within the limits of the stored sums (app/db/rollup_pruning.py): minutes of keys and
 models for three days, hours and all other minutes for 32, days for ever. So windows that began earlier begin with a
 whole hour or day.
 """
@@ -15,7 +15,7 @@ from app.errors import BadRequest
 
 _MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
-# How long ago a key's or a model's minutes, and all hours, are sure to be there. A day less than they are kept.
+# The age to which a key's or a model's minutes, and all hours, certainly exist. A day less than they are kept.
 _SUBJECT_MINUTES_REACH = 2 * _DAY
 _HOURS_REACH = 31 * _DAY
 
@@ -31,13 +31,13 @@ STEPS: dict[str, timedelta] = {
 
 # A month of hours is 744 steps, and two years of days 731.
 MAX_STEPS = 1_000
-# If no step is chosen, it is the shortest with at most as many.
+# Without a chosen step, it is the shortest one with at most this many steps.
 _USUAL_STEPS = 62
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """How far a window reaches back, None for the first day with requests, and the step of its series."""
+    """The reach of a window into the past, None for the first day with requests, and the step of its series."""
 
     length: timedelta | None
     step: timedelta
@@ -56,7 +56,7 @@ DEFAULT_TIME_RANGE = "24h"
 
 @dataclass(frozen=True, kw_only=True)
 class AskedWindow:
-    """The window that a caller asks for.
+    """The window requested by a caller.
 
     Attributes:
         time_range: one of TIME_RANGES; not used if `start` is given.
@@ -84,12 +84,12 @@ def compute_end(now: datetime) -> datetime:
 
 
 def make_window(asked: AskedWindow, now_end: datetime, first: datetime | None, *, of_subject: bool) -> TimeWindow:
-    """Returns the window that was asked for, rounded outwards to what the sums can say.
+    """Returns the requested window, rounded outwards to the resolution of the stored sums.
 
     Args:
-        asked: the wish.
+        asked: the requested window.
         now_end: `compute_end` of the current time.
-        first: where the window "all" begins; None if there never was a request.
+        first: the beginning of the window "all"; None if there never was a request.
         of_subject: whether the sums are those of one key or one model.
 
     Raises:
@@ -141,7 +141,7 @@ def _choose_step(asked: AskedWindow, start: datetime, end: datetime, now_end: da
 
 
 def _get_level(moment: datetime, now_end: datetime, of_subject: bool) -> timedelta:
-    """Returns the shortest steps whose sums are kept from a moment on."""
+    """Returns the shortest step whose sums are kept from a moment on."""
     if moment < now_end - _HOURS_REACH:
         return _DAY
     return _HOUR if of_subject and moment < now_end - _SUBJECT_MINUTES_REACH else _MINUTE

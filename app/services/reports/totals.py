@@ -1,4 +1,4 @@
-"""Totals of requests as callers see them: None if unknown, with exact, estimated and unknown costs kept apart."""
+"""Totals of requests for callers: None if unknown, with exact, estimated and unknown costs kept apart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.db.sums import Sums
 
 # The scale of activity's cost_usd; an average cannot be more precise than the costs themselves.
 _USD_PLACES = Decimal("1e-15")
-# The default of 28 digits is too few for 15 places of a sum above ten million million.
+# The default of 28 digits is too few for 15 decimal places of a sum above ten million million.
 _WIDE = Context(prec=60)
 
 
@@ -37,7 +37,7 @@ def make_totals(sums: Sums) -> dict[str, Any]:
 
 
 def is_cost_known(sums: Sums) -> bool:
-    """Returns whether the sums of costs mean anything: a cost was known, or no request should have had one."""
+    """Returns whether the sums of costs are meaningful: a cost was known, or no request should have had one."""
     return not sums.unpriced_requests or bool(sums.cost_exact or sums.cost_estimated)
 
 

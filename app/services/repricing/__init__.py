@@ -1,6 +1,6 @@
-"""Costs of records whose price was not known when they were made, computed later.
+"""Computes costs later for records whose price was not known when they were made.
 
-price_search.py  the price of a record, from what is known now
+price_search.py  the price of a record, from today's knowledge
 repricing.py     computes the costs, and writes them
 """
 

@@ -1,7 +1,7 @@
 """Finds the price of a record whose price was not known when it was made.
 
-The sources are those of every price, in the same order: PRICE_FILE, the kept lists of the provider, and the package. A
-price that held when the request was made is preferred to one that became known later.
+The sources are those of every price, in the same order: PRICE_FILE, the stored lists of the provider, and the package.
+A price that was valid when the request was made is preferred to one that became known later.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from app.services.providers import PROVIDERS, Provider
 
 
 class FoundPrice(NamedTuple):
-    """A price, and why it is taken."""
+    """A price, and the reason for using it."""
 
     price: Price
     reason: str
 
 
 class PriceSearch:
-    """Finds prices, and remembers the lists that it has read.
+    """Finds prices, and caches the lists that it has read.
 
     Args:
-        prices: has those of PRICE_FILE.
+        prices: has the prices of PRICE_FILE.
     """
 
     def __init__(self, prices: Prices) -> None:
@@ -38,12 +38,12 @@ class PriceSearch:
     def find(
         self, connection: Connection, gateway: str, asked: str | None, served: str, at: datetime
     ) -> FoundPrice | str:
-        """Returns the price of a request, or why there is none.
+        """Returns the price of a request, or the reason why there is none.
 
         Args:
-            connection: reads the kept lists.
+            connection: reads the stored lists.
             gateway: the provider that served it.
-            asked, served: the model that was asked for, and the one that the response named.
+            asked, served: the requested model, and the one that the response named.
             at: when it was made.
         """
         provider = PROVIDERS.get(gateway)
@@ -53,7 +53,7 @@ class PriceSearch:
         other = None if asked is None else self._find_id(connection, provider, asked)
         found = self._find_price(connection, provider, model or served, at)
         if other is not None and other != model:
-            # A router has a price of its own, whichever model responds.
+            # A router has its own price, whichever model responds.
             of_other = self._find_price(connection, provider, other, at)
             if found is not None and of_other is not None and found.price != of_other.price:
                 return "the models that were asked for and that answered have different prices"
@@ -81,7 +81,7 @@ class PriceSearch:
         return FoundPrice(kept[0].price, f"the first price that became known later, by the provider's list of {first}")
 
     def _find_id(self, connection: Connection, provider: Provider, name: str) -> str | None:
-        """Returns the id of a model in the provider's kept list; None if no single one is meant."""
+        """Returns the id of a model in the provider's stored list; None if no single model fits."""
         if provider.name not in self._ids:
             ids: dict[str, set[str]] = {}
             for model in select_kept_models(connection, provider.name):

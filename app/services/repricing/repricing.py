@@ -64,11 +64,11 @@ def reprice(
     *,
     is_dry: bool,
 ) -> RepriceReport:
-    """Gives a cost to records that started in [start, end) and whose price was not known then.
+    """Adds a cost to records that started in [start, end) and whose price was not known then.
 
-    A record keeps its earlier values in `repriced`, and the sums follow in the same transaction. Records that have a
-    cost already are not touched, so it can be done again. It is an estimate: the record does not say which service tier
-    was asked for.
+    A record keeps its earlier values in `repriced`, and the sums follow in the same transaction. Records that already
+    have a cost are not touched, so this can be repeated. It is an estimate: the record does not contain the requested
+    service tier.
 
     Args:
         start, end: with a timezone.
@@ -76,7 +76,7 @@ def reprice(
         is_dry: whether to write nothing.
 
     Raises:
-        DatabaseError: the database is unavailable or slow. Costs that were written before stay.
+        DatabaseError: the database is unavailable or slow. Costs written before stay.
     """
     search = PriceSearch(get_component(Prices))
     sums: dict[tuple[str, str, str, str], list[Decimal]] = {}
@@ -102,7 +102,7 @@ def reprice(
 
 
 def _cut_window(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yields the hours of a window for which there are records: no index finds those without a cost."""
+    """Yields the hours of a window that have records, because no index finds records without a cost."""
     with read_connection() as connection:
         days = select_partition_days(connection)
     for day in days:

@@ -1,10 +1,10 @@
-"""Where a request can be sent: from the name of a model to the providers that serve it.
+"""The possible targets of a request: from the name of a model to the providers that serve it.
 
 names.py       the models that a name can mean       target.py    a provider and the model's id there
 candidates.py  their targets, and the same model elsewhere
-route.py       all targets of a request, in groups   routes.py    routes, remembered until something changes
+route.py       all targets of a request, in groups   routes.py    routes, cached until something changes
 ranking.py     the order within a group              affinity.py  one target for one conversation
-health.py      targets that failed lately
+health.py      recent failures of targets
 """
 
 from app.services.routing.affinity import get_session, make_seed

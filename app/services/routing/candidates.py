@@ -1,4 +1,4 @@
-"""The targets that one name of a model can mean, and those that serve the same model elsewhere."""
+"""The targets that a model name can mean, and those that serve the same model elsewhere."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Candidates(NamedTuple):
     """The targets for one name.
 
     Attributes:
-        named: what the name itself can mean; at least one target.
+        named: the targets that the name itself can mean, at least one.
         elsewhere: the same model at other providers, if the request or ROUTING_EQUIVALENTS allows them.
-        is_at_home: whether the name says which provider serves it, so that the others are only for its failures.
+        is_at_home: whether the name says which provider serves it, so that the other targets are only for failures.
     """
 
     named: tuple[Target, ...]
@@ -59,15 +59,15 @@ def find_candidates(
     """Returns the targets of a request that does not name one provider.
 
     These are tried in order: a form that only one provider uses (`accounts/…` is Fireworks'); an exact id in a list;
-    the names that people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`, `deepseek-ai/DeepSeek-V3.1`), regardless of
-    case. A name in a provider's own form never waits for a list.
+    names in the forms that people write (`deepseek-v3p1`, `fireworks/deepseek-v3p1`, `deepseek-ai/DeepSeek-V3.1`),
+    ignoring case. A name in a provider's own form never waits for a list.
 
     Args:
         name: the name.
         endpoint: the endpoint that was called; only providers that serve it are targets.
-        choice: which providers the caller accepts; None for all. Names of providers in it are valid.
-        allows: which models the caller may use; None for all.
-        crosses: whether the same model at providers that the name does not mean is a target, too.
+        choice: the providers that the caller accepts; None for all. The provider names in it are valid.
+        allows: the models that the caller may use; None for all.
+        crosses: whether the same model is also a target at providers that the name does not mean.
 
     Raises:
         BadRequest: no provider that may be used serves the endpoint, or the name matches models that are not the same;
@@ -111,7 +111,7 @@ def _find_listed(name: str, endpoint: Endpoint, choice: ProviderChoice | None, a
 def _search(
     name: str, providers: Sequence[Provider], catch_all: Provider | None, allows: Allows | None
 ) -> list[Served]:
-    """Returns what the lists have under this name; nothing only if `catch_all` gets it as it was written."""
+    """Returns the models listed under this name; nothing only if `catch_all` gets the name unchanged."""
     try:
         return find_all(name, providers, fetch_again=catch_all is None, allows=allows)
     except NotFound:
@@ -121,7 +121,7 @@ def _search(
 
 
 def get_missing_list(endpoint: Endpoint, choice: ProviderChoice | None) -> Unavailable | None:
-    """Returns the error of a list that is not loaded, if its provider may serve a request with this choice."""
+    """Returns the error for a list that is not loaded, if its provider may serve a request with this choice."""
     if choice is None:
         return None
     serving = [provider for provider in get_configured_providers() if endpoint.name in provider.serves]
@@ -146,7 +146,7 @@ def _contains(names: Iterable[str], provider: Provider) -> bool:
 
 
 def _find_elsewhere(named: Sequence[Target], endpoint: Endpoint, allows: Allows | None) -> list[Target]:
-    """Returns the same model where the name did not find it; for a confidential one only others that are, too."""
+    """Returns the same model at other providers; for a confidential one, only at others that are confidential too."""
     known = {(target.provider.name, target.model) for target in named}
     found: list[Target] = []
     is_confidential = any(target.provider.naming.is_confidential(target.model) for target in named)
@@ -193,7 +193,7 @@ def _claims(provider: Provider, model: str) -> bool:
 
 
 def _find_at(provider: Provider, model: str, endpoint: Endpoint, allows: Allows | None) -> Target:
-    """Returns the target at one provider, which the caller or the form of the name has determined."""
+    """Returns the target at the provider that the caller or the form of the name has determined."""
     get_client(provider)  # Raises if the provider is not configured.
     naming = provider.naming
     if naming.claims(model):

@@ -1,7 +1,7 @@
 """The recent failures of each target at this worker, so that requests with a choice avoid targets that fail.
 
-A circuit breaker is for failures that every request to a provider meets, and then fails requests at once. This memory
-is for all failures that another target may not have, and only changes the order in which targets are tried. It is
+A circuit breaker handles failures that every request to a provider meets, and then fails requests at once. This memory
+handles all failures that another target may not have, and only changes the order in which targets are tried. It is
 empty while nothing fails.
 """
 
@@ -18,7 +18,7 @@ from app.runtime import Component, Runtime, get_component
 from app.services.quality import get_quality
 from app.services.routing.target import Target
 
-# A target is avoided after this many failures in a row, or if a quarter of its latest requests failed, at least four.
+# A target is avoided after this many failures in a row, or if a quarter of its latest requests, at least four, failed.
 FAILURES_IN_A_ROW = 3
 FAILED_SHARE = 0.25
 LEAST_FAILURES = 4.0
@@ -26,20 +26,20 @@ LEAST_FAILURES = 4.0
 # The weight of a result halves in this time, in seconds.
 HALF_LIFE_S = 30.0
 
-# How long a target is avoided before one request tries it again, in seconds; doubled after each that fails.
+# How long a target is avoided before one request tries it again, in seconds; doubled after each failed try.
 FIRST_PAUSE_S = 5.0
 LONGEST_PAUSE_S = 60.0
 
-# How long others keep avoiding it while that request is under way, in seconds.
+# How long other requests keep avoiding it while that request is running, in seconds.
 PROBE_LIMIT_S = 20.0
 
-# A target that failed for all workers together this often in the last half hour is avoided, until this worker knows
-# better. A success that a worker saw itself counts for half an hour too.
+# A target with this share of failures for all workers together in the last half hour is avoided, unless this worker
+# knows better. A success that a worker saw itself also counts for half an hour.
 KNOWN_BAD_SHARE = 0.5
 KNOWN_BAD_REQUESTS = 10
 KNOWN_S = 1_800.0
 
-# Bounds the memory: callers choose the names of models. Beyond it, the oldest state is forgotten.
+# A bound on memory, because callers choose model names. Beyond it, the oldest state is forgotten.
 MAX_STATES = 1_000
 
 _RATE_LIMITED = 429
@@ -53,11 +53,11 @@ class _State:
 
     Attributes:
         good, bad: its latest successes and failures, weighted by age.
-        in_a_row: how many failures there were since the last success.
-        changed_s: when `good` and `bad` were last weighted.
-        avoided_until_s: until when it is avoided; 0 if it is not.
-        pause_s: how long it is avoided the next time.
-        probe_ends_s: until when others wait for the request that tries it; 0 without one.
+        in_a_row: the number of failures since the last success.
+        changed_s: the time of the last weighting of `good` and `bad`.
+        avoided_until_s: the time until which it is avoided; 0 if it is not.
+        pause_s: the duration of the next avoidance.
+        probe_ends_s: the time until which others wait for the request that tries it; 0 without one.
     """
 
     good: float = 0.0
@@ -69,7 +69,7 @@ class _State:
     probe_ends_s: float = 0.0
 
     def age(self, now_s: float) -> None:
-        """Reduces the weight of what was counted before."""
+        """Reduces the weight of earlier results."""
         factor = 0.5 ** ((now_s - self.changed_s) / HALF_LIFE_S)
         self.good, self.bad, self.changed_s = self.good * factor, self.bad * factor, now_s
 
@@ -78,19 +78,19 @@ class TargetHealth(Component):
     """The memory of this worker.
 
     Attributes:
-        states: of the targets that failed lately; the oldest first.
+        states: the states of targets that failed recently; the oldest first.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self.states: dict[Key, _State] = {}
-        # Targets that the measurements of all workers call bad → until when this worker knows better.
+        # Targets that the measurements of all workers call bad → the time until which this worker knows better.
         self._known: dict[Key, float] = {}
 
     def choose(self, targets: Sequence[Target], may_probe: bool = True) -> Target:
-        """Returns the first target that need not be avoided, or the first of all if each must be.
+        """Returns the first target that need not be avoided, or the first of all if every target must be.
 
-        If a target has been avoided for long enough, it is tried by this request, and by others after its success.
+        If a target has been avoided long enough, this request tries it, and others follow after its success.
 
         Args:
             targets: at least one, the best first.
@@ -105,7 +105,7 @@ class TargetHealth(Component):
             if not self._is_known_bad(key, now_s):
                 return True
             state = self._get_state(key)
-            # Not all workers try it at the same moment.
+            # Spreads the workers' tries, so that they do not all come at the same moment.
             state.avoided_until_s = now_s + random.uniform(0.0, FIRST_PAUSE_S)
         if not state.avoided_until_s:
             return True
@@ -123,7 +123,7 @@ class TargetHealth(Component):
         return share is not None and share >= KNOWN_BAD_SHARE and quality.requests >= KNOWN_BAD_REQUESTS
 
     def get_avoided_s(self, provider_name: str, model_id: str) -> float | None:
-        """Returns for how long a target is still avoided, in seconds; None if it is not. It changes nothing."""
+        """Returns how long a target is still avoided, in seconds; None if it is not. It changes nothing."""
         state = self.states.get((provider_name, model_id))
         left_s = 0.0 if state is None else state.avoided_until_s - time.monotonic()
         return left_s if left_s > 0 else None
@@ -137,7 +137,7 @@ class TargetHealth(Component):
         state.in_a_row += 1
         was_avoided, was_probe = bool(state.avoided_until_s), state.probe_ends_s > 0
         if was_avoided and not was_probe:
-            return  # This request was already under way, or there was no other target.
+            return  # This request was already running, or there was no other target.
         pause_s = self._get_pause_s(state, error)
         if pause_s is None:
             return
@@ -154,7 +154,7 @@ class TargetHealth(Component):
             )
 
     def _get_pause_s(self, state: _State, error: UpstreamError) -> float | None:
-        """Returns for how long to avoid a target, in seconds; None if it failed too seldom."""
+        """Returns how long to avoid a target, in seconds; None if it failed too seldom."""
         if error.upstream_status == _RATE_LIMITED and error.retry_after_is_upstreams and error.retry_after_s:
             return min(error.retry_after_s, LONGEST_PAUSE_S)
         is_failing = state.bad >= LEAST_FAILURES and state.bad >= FAILED_SHARE * (state.good + state.bad)
@@ -174,7 +174,7 @@ class TargetHealth(Component):
         state.in_a_row = 0
         if state.avoided_until_s:
             log_event("target_readmitted", provider=key[0], model=key[1])
-            # Its failures still count, so that the next one ends this: it may fail now and then.
+            # Its failures still count, so that the next one makes it avoided again: it may fail intermittently.
             state.avoided_until_s = state.probe_ends_s = 0.0
             self._known[key] = now_s + KNOWN_S
         elif state.bad < 1 / LEAST_FAILURES:
@@ -197,5 +197,5 @@ class TargetHealth(Component):
 
 
 def get_avoided_s(provider_name: str, model_id: str) -> float | None:
-    """Returns for how many seconds this worker still avoids a target; None if it does not."""
+    """Returns how many seconds this worker still avoids a target; None if it does not."""
     return get_component(TargetHealth).get_avoided_s(provider_name, model_id)

@@ -45,10 +45,10 @@ def find_all(
     """Returns the models that `name` can mean in these providers' lists, at least one.
 
     Args:
-        name: what a caller wrote.
-        providers: those whose lists are searched.
+        name: the name as a caller wrote it.
+        providers: the providers whose lists are searched.
         fetch_again: whether lists without the name may be fetched once more, because it may belong to a new model.
-        allows: which of the models the caller may use; None for all.
+        allows: the models that the caller may use; None for all.
 
     Raises:
         NotFound: it matches none; the message names the most similar ones.
@@ -78,7 +78,7 @@ def _find(name: str, lists: ModelLists) -> list[Served]:
         return exact
     named = [Served(provider, model) for provider, models in lists for model in models.find(name)]
     if named:
-        # The id itself, in another case, comes before other names: another provider's name for it is not this id.
+        # The id itself in another case precedes other names: another provider's name for it is not this id.
         return [served for served in named if served.model.id.lower() == name.lower()] or named
     # `deepinfra/Org/Name` names the provider whose list has `Org/Name`.
     prefix, _, rest = name.partition("/")
@@ -90,7 +90,7 @@ def _find(name: str, lists: ModelLists) -> list[Served]:
 
 
 def make_ambiguous(name: str, found: Sequence[Served]) -> BadRequest:
-    """Returns the error for a name that means several models that are not certainly the same."""
+    """Returns the error for a name that means several models that may differ."""
     differs = len({served.model.quantization for served in found}) > 1
     shown = "; ".join(_describe(served, with_quantization=differs) for served in found[: 2 * _MAX_NAMES_SHOWN])
     return BadRequest(
@@ -118,12 +118,12 @@ def make_not_allowed(name: str) -> PermissionDenied:
 
 
 class ModelNotFound(NotFound):
-    """A name that no list has. The most similar names are searched when its message is read for the first time: that
-    takes milliseconds, and the request may have other names.
+    """A name that no list has. The similar names are searched only when its message is first read, because that takes
+    milliseconds, and the request may have other names.
 
     Args:
-        name: what the caller wrote.
-        lists: where it was looked for.
+        name: the name as the caller wrote it.
+        lists: the searched lists.
     """
 
     def __init__(self, name: str, lists: ModelLists) -> None:
@@ -133,7 +133,7 @@ class ModelNotFound(NotFound):
 
     @cached_property
     def message(self) -> str:  # type: ignore[override]
-        """The message, with the nearest names."""
+        """The message, with the most similar names."""
         scored = [near for _, models in self._lists for near in models.get_nearest(self._name, _MAX_NAMES_SHOWN)]
         nearest = list(dict.fromkeys(model_id for _, model_id in nlargest(_MAX_NAMES_SHOWN, scored)))
         where = ", ".join(provider.title for provider, _ in self._lists)

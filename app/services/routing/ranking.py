@@ -15,19 +15,19 @@ from app.services.routing.affinity import draw
 from app.services.routing.route import Group, Route
 from app.services.routing.target import Target
 
-# How long an order is used, in seconds. Prices and measurements change more slowly.
+# How long an order is kept, in seconds. Prices and measurements change more slowly.
 RANKED_S = 1.0
 
-# How many prompt tokens an output token comes with, in a price that is compared. Benchmarks of models blend so too.
+# Prompt tokens per output token in a price for comparison. Benchmarks of models use the same blend.
 PROMPT_SHARE = 3
 
 # A conversation stays at its target while that is at most this much worse than the best. Prices are exact; latency and
-# throughput are measured, and would send it back and forth.
+# throughput are measured, and would otherwise move it back and forth.
 AS_GOOD: Mapping[Sort, float] = {"price": 1.0, "latency": 1.5, "throughput": 1.5}
 
 _PER_MILLION = 1_000_000
 
-Ranked = Sequence[Sequence[tuple[float, Target]]]  # by group: (what a target is compared by, the target), best first
+Ranked = Sequence[Sequence[tuple[float, Target]]]  # By group: (sort value, target), best first.
 
 
 def order_targets(route: Route, now_s: float, seed: bytes | None) -> list[Target]:
@@ -36,7 +36,7 @@ def order_targets(route: Route, now_s: float, seed: bytes | None) -> list[Target
     Args:
         route: the route.
         now_s: the time on the monotonic clock.
-        seed: that of the request's conversation (see affinity.py); None without one.
+        seed: the seed of the request's conversation (see affinity.py); None without one.
 
     Raises:
         BadRequest: no target fits the caller's `max_price`.
@@ -89,7 +89,7 @@ def _measure_latency(target: Target) -> float:
 
 
 def _measure_throughput(target: Target) -> float:
-    """Returns the time for a token in seconds, of which less is better."""
+    """Returns the time per token in seconds; less is better."""
     tokens_per_second = get_quality(target.provider.name, target.model).tokens_per_second
     return 1 / tokens_per_second if tokens_per_second else math.inf
 

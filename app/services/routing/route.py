@@ -1,4 +1,4 @@
-"""Makes the route of a request: which targets it may be sent to, and how they are ordered."""
+"""Makes the route of a request: its possible targets and their order."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from app.services.routing.target import Target
 # Suffixes of a model's name that set the order of its providers, as at OpenRouter.
 SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
-# A request is never sent to more targets. Records keep as many attempts.
+# A request is never sent to more targets than this. Records keep as many attempts.
 MAX_TARGETS = 10
 
 # Longer values that an alias sets are cut in the header that names them.
 _MAX_SHOWN_CHARACTERS = 60
 
-# Errors for what the caller wrote. Other names of the request are no excuse for them.
+# Errors caused by the caller's own text, which other names in the request do not excuse.
 _MISTAKES = frozenset({"ambiguous_model", "unknown_provider"})
 
 
 class Asked(NamedTuple):
-    """The parts of a request that its route depends on, beside the lists of models, the aliases and the settings.
+    """The parts of a request that its route depends on, besides the lists of models, the aliases and the settings.
 
     Attributes:
         endpoint: the name of the endpoint.
         model, provider, models: the request's fields.
-        patterns: those of the key (`Policy.models`).
+        patterns: the model patterns of the key (`Policy.models`).
     """
 
     endpoint: str
@@ -52,11 +52,11 @@ class Asked(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Targets that are compared with each other. All of a group come before those of the next one.
+    """Targets that are compared with each other. All targets of a group precede those of the next.
 
     Attributes:
         targets: at least one.
-        sort: by what they are ordered; None keeps their order, or follows their weights if they have some.
+        sort: the sort criterion; None keeps the order, or follows the weights if there are some.
     """
 
     targets: tuple[Target, ...]
@@ -64,7 +64,7 @@ class Group(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A name of the request or of an alias that has no target now, and the code of the error that says why."""
+    """A name in the request or an alias without a target now, and the code of the error with the reason."""
 
     name: str
     code: str
@@ -75,7 +75,7 @@ class Route:
 
     Attributes:
         target: the first.
-        is_fixed: whether it is the only one, and nothing has to be decided for a request.
+        is_fixed: whether it is the only one, so that no request needs a decision.
         groups: all targets, in groups.
         missing: names without a target, beside others that have one.
         choice: the caller's choice of providers; None without one.
@@ -94,7 +94,7 @@ class Route:
         is_filtered = choice is not None and (choice.max_price is not None or choice.require_parameters is True)
         self.is_fixed = not missing and not is_filtered and sum(len(group.targets) for group in groups) == 1
         self.tries_one = choice is not None and choice.allow_fallbacks is False and not choice.order
-        # The order that `order_targets` keeps for a moment.
+        # The order, cached for a moment by `order_targets`.
         self.ranked: Sequence[Sequence[tuple[float, Target]]] = ()
         self.ranked_until_s = 0.0
 
@@ -102,13 +102,13 @@ class Route:
 def make_route(endpoint: Endpoint, asked: Asked, allows: Allows | None, settings: Settings) -> Route:
     """Returns the route of a request.
 
-    Names that have no target are left out if another one has.
+    Names without a target are left out if another one has a target.
 
     Args:
         endpoint: the endpoint that was called.
-        asked: what the request asks for.
-        allows: which models the caller may use; None for all.
-        settings: say how targets are ordered, and whether equivalents are targets, if the request does not.
+        asked: the parts of the request that the route depends on.
+        allows: the models that the caller may use; None for all.
+        settings: the order of targets, and whether equivalents are targets, if the request does not say.
 
     Raises:
         BadRequest: a provider is unknown, none that may be used serves the endpoint, or a name is ambiguous.
@@ -144,7 +144,7 @@ class _RouteMaker:
             _raise_if_unknown(self._choice)
 
     def add_name(self, name: str) -> None:
-        """Adds the targets of a name that the request gives."""
+        """Adds the targets of a name in the request."""
         bare, sort = _split_suffix(name)
         alias = find_alias(bare)
         if alias is not None:
@@ -184,7 +184,7 @@ class _RouteMaker:
         return [target._replace(place=self._place) for target in accepted]
 
     def _group(self, targets: Sequence[Target], sort: Sort | None) -> None:
-        """Adds targets as one group, after those that the caller's `order` names."""
+        """Adds targets as one group, after those named in the caller's `order`."""
         rest = list(targets)
         for name in () if self._choice is None else self._choice.order or ():
             first = tuple(target for target in rest if target.provider.name == name.lower())
@@ -203,7 +203,7 @@ class _RouteMaker:
             try:
                 target = self._find_aliased(aliased.name)
             except PermissionDenied:
-                # The error names the alias, because its models are not the caller's to know.
+                # The error names the alias, because the caller must not learn its models.
                 self._miss(aliased.name, make_not_allowed(alias.name))
                 continue
             except GatewayError as error:
@@ -243,7 +243,7 @@ class _RouteMaker:
 
 
 def _select_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
-    """Returns what an alias sets at an endpoint: all fields if it generates text, or else those that it documents."""
+    """Returns an alias's fields for an endpoint: all if it generates text, else only those that it documents."""
     documented = endpoint.body.__struct_fields__
     return {
         name: value
@@ -253,7 +253,7 @@ def _select_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _show(value: Any) -> str:
-    """Returns a value as a header can have it."""
+    """Returns a value in a form that a header can have."""
     return encode(value).decode("ascii", "replace").replace("\ufffd", "?")[:_MAX_SHOWN_CHARACTERS]
 
 

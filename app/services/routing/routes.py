@@ -1,4 +1,4 @@
-"""Finds the route of a request: the targets that it may be sent to, remembered until a list or an alias changes."""
+"""Finds the route of a request: its possible targets, cached until a list or an alias changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from app.services.limits import Policy
 from app.services.models import Catalogs, refresh_if_due
 from app.services.routing.route import Asked, Route, make_route
 
-# Callers choose the names, so the number of remembered names is bounded. The users of a gateway use dozens.
+# Callers choose the names, so the number of cached names is bounded. The users of a gateway use dozens.
 _MAX_REMEMBERED = 4_096
 
 # How often the hot path checks whether the TTL of a list has passed.
@@ -19,7 +19,7 @@ _REFRESH_CHECK_S = 1.0
 
 
 class Routes(Component):
-    """A cache of the routes of what requests ask for."""
+    """A cache of routes by the parts of a request that they depend on."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -33,12 +33,12 @@ class Routes(Component):
         """Returns the targets that a request may be sent to.
 
         A `provider` that is a name decides, and so does a form that only one provider uses (`accounts/…` is
-        Fireworks'); then there is one target. See `make_route` and docs/routing.md for all else.
+        Fireworks'); then there is one target. For all other cases see `make_route` and docs/routing.md.
 
         Args:
             endpoint: the endpoint that was called; only providers that serve it are targets.
             fields: the request's `model`, `models` and `provider`.
-            policy: the limits of the caller's key; models that it does not allow are no targets.
+            policy: the limits of the caller's key; models that it does not allow cannot be targets.
 
         Raises:
             GatewayError: as for `make_route`.
@@ -52,7 +52,7 @@ class Routes(Component):
             self._generation, self._alias_generation, self._routes = generation, aliases.generation, {}
         patterns = () if policy is None else policy.models
         asked = (endpoint.name, fields.model, fields.provider, fields.models, patterns)
-        # A plain tuple, because it equals an `Asked` and is made without a call.
+        # A plain tuple, because it equals an `Asked` but is made without a call.
         route: Route | None = self._routes.get(asked)  # type: ignore[call-overload]
         return self._make(endpoint, Asked(*asked), policy) if route is None else route
 
@@ -64,7 +64,7 @@ class Routes(Component):
 
     def _remember(self, asked: Asked, route: Route) -> None:
         if self._generation != self._catalogs.get_generation():
-            return  # A list has been replaced in the meantime, so the route may be outdated.
+            return  # A list was replaced in the meantime, so the route may be outdated.
         if len(self._routes) >= _MAX_REMEMBERED:
             self._routes.clear()
         self._routes[asked] = route

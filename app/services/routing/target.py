@@ -16,12 +16,12 @@ class Target(NamedTuple):
         provider: the provider.
         model: the model's id there, which is sent as `model`.
         is_listed: whether the provider's list contains it. If not, the name comes from the caller and is not verified.
-        context_length: how many tokens its context has; None if that is not known.
-        place: which of the names that the request or its alias gives it was found for, counted from 0. All targets of
-            one place are the same model.
-        weight: its share of the requests among targets that have one; None if shares were not set.
+        context_length: the tokens in the model's context; None if not known.
+        place: the index of the name, in the request or its alias, that it was found for. All targets of one place are
+            the same model.
+        weight: its share of the requests among targets with a weight; None if no shares were set.
         overrides: body field → the value that an alias sets.
-        applied: the same for people, as in "temperature=0.2".
+        applied: the same in readable form, as in "temperature=0.2".
     """
 
     provider: Provider

@@ -1,4 +1,4 @@
-"""Who is signed in to the dashboard, with which gateway key.
+"""The sessions of the dashboard, each with a gateway key.
 
 sessions.py         begins, finds and ends sessions
 links.py            one-time links that begin a session

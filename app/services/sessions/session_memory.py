@@ -1,10 +1,10 @@
-"""The sessions that the database last had, in the memory of each worker.
+"""The sessions by the database's last answer, in the memory of each worker.
 
-A page asks the database for its session. These count only while the database is away, so that people who are signed in
-can still see what is wrong, even at a worker that has never served them before.
+A page asks the database for its session. The memory counts only while the database is away, so that signed-in people
+can still see the problem, even at a worker that has never served them before.
 
 A person who signs out meanwhile is signed out at this worker at once. The thread that refreshes the sessions deletes
-the row when the database is back, and from then on no other worker accepts it either.
+the row when the database is back, and from then on no other worker accepts the session either.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
 from app.services.keys import GRACE_S
 
-# A session that began less than this many seconds before the database went away may be unknown to the other workers.
+# A session that began less than this many seconds before the outage may be unknown to the other workers.
 REFRESH_S = 20.0
-# While a sign-out waits for the database, it is tried this often.
+# The pause between attempts of a sign-out that waits for the database.
 _RETRY_S = 1.0
 _QUERY_TIME_LIMIT_S = 2.0
-# More people than operate a gateway; the others have to wait for the database.
+# More people than operate a gateway; any others have to wait for the database.
 _MAX_SESSIONS = 1_000
 
 
@@ -61,18 +61,18 @@ class SessionMemory(Component):
         self._sessions.pop(digest, None)
 
     def end(self, digest: bytes) -> None:
-        """Notes that a session has ended, although the database still has it; its row is deleted in the background."""
+        """Marks a session as ended although the database still has it; its row is deleted in the background."""
         # A digest that is not in memory may belong to no session, and anybody can send one, so their number is bounded.
         if self._sessions.pop(digest, None) is not None or len(self._ended) < _MAX_SESSIONS:
             self._ended.add(digest)
         self._wake.set()
 
     def is_ended(self, digest: bytes) -> bool:
-        """Returns whether a session has ended whose row the database may still have."""
+        """Returns whether a session has ended although the database may still have its row."""
         return digest in self._ended
 
     def refresh(self) -> None:
-        """Deletes the sessions that ended, and takes over the others; those at hand stay if the database is away."""
+        """Deletes the ended sessions, and loads the others; the current ones stay if the database is away."""
         asked_s = time.monotonic()
         ended = list(self._ended)
         try:

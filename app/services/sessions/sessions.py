@@ -2,7 +2,7 @@
 
 A session is a row with the SHA-256 of a random token, which only the browser's cookie has, and that of the gateway key.
 The key itself is not kept. It is looked up for each page, so a session ends with its key: when it is revoked, when it
-expires, and for the key of the environment when GATEWAY_API_KEY is changed.
+expires, and for the environment's key when GATEWAY_API_KEY changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.services.sessions.session_memory import SessionMemory
 # The bytes of a token; it has 43 characters then.
 _TOKEN_BYTES = 32
 _MAX_TOKEN_CHARACTERS = 100
-# How long a page waits for the database if the session is in memory too: pages that need no database are shown then.
+# How long a page waits for the database if the session is also in memory: pages that need no database are shown then.
 _CHECK_TIME_LIMIT_S = 0.8
 _FIRST_CHECK_TIME_LIMIT_S = 6.0
 # A sign-out that takes longer is done in the background.
@@ -64,9 +64,9 @@ def insert_new_session(key_digest: bytes) -> str:
 
 
 def find_session_key(token: str) -> Key | None:
-    """Returns the gateway key of a session; None if there is no such session, or its key does not work any more.
+    """Returns the gateway key of a session; None if there is no such session, or its key no longer works.
 
-    While the database is away, the sessions that it last had are valid for as long as keys are (GRACE_S).
+    While the database is away, its last known sessions are valid for as long as keys are (GRACE_S).
 
     Raises:
         Unavailable: the database is away, and this session is not in memory.
@@ -105,15 +105,15 @@ def _forget(digest: bytes) -> None:
         with write_connection() as connection:
             delete_sessions(connection, [digest])
     except DatabaseError:
-        pass  # It stays useless, because its key does not work, and it ends by itself.
+        pass  # It stays useless, because its key does not work, and it expires by itself.
 
 
 def end_session(token: str) -> bool:
-    """Signs out: the token is worth nothing from now on.
+    """Signs out: the token becomes worthless.
 
     Returns:
-        Whether that holds everywhere. While the database is away it holds at this worker alone, which tells the
-        database when that is back; the others may accept the token until then.
+        Whether that holds everywhere. While the database is away it holds only at this worker, which tells the database
+        once that is back; the others may accept the token until then.
     """
     digest, memory = digest_token(token), get_component(SessionMemory)
     try:

@@ -1,4 +1,4 @@
-"""A limit on failed sign-ins of an address. It is counted in each worker by itself."""
+"""A limit on failed sign-ins per address. Each worker counts by itself."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from app.errors import GatewayError
 from app.runtime import Component, Runtime
 
 FAILURES, PERIOD_S = 5, 60.0
-# More addresses than fail in a minute unless somebody tries keys out from everywhere; the oldest are forgotten then.
+# More addresses than fail in a minute unless somebody tries keys from everywhere; the oldest are forgotten then.
 _MAX_ADDRESSES = 10_000
 
 
 class SignInThrottle(Component):
-    """When each address failed to sign in, in the last minute."""
+    """The times of each address's failed sign-ins in the last minute."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
@@ -47,13 +47,13 @@ class SignInThrottle(Component):
         group = _group(address)
         times = self._failures.pop(group, None) or deque(maxlen=FAILURES)
         times.append(time.monotonic())
-        self._failures[group] = times  # At the end, so that the first is the one that failed longest ago.
+        self._failures[group] = times  # At the end, so that the first is the one whose last failure is the oldest.
         if len(self._failures) > _MAX_ADDRESSES:
             del self._failures[next(iter(self._failures))]
 
 
 def _group(address: str) -> str:
-    """Returns what counts as one address: all of a network that one customer gets have the first 64 bits of IPv6."""
+    """Returns the unit that counts as one address: all IPv6 addresses of a customer share the first 64 bits."""
     try:
         parsed = ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The connection to the client: whether the client is still connected, and how events are sent to it."""
+"""The connection to the client: detects a disconnect, and sends events."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Channel(Protocol):
         ...
 
     def get_raw_socket(self) -> int | None:
-        """Returns the number of the socket to which chunks of the transfer coding may be written as they are.
+        """Returns the number of the socket that chunks of the transfer coding may be written to directly.
 
-        None if all must be pushed. The part of a chunk that the socket did not accept must be given to `keep_unsent`.
+        None if all must be pushed. The unsent part of a chunk must be given to `keep_unsent`.
         """
         ...
 
     def keep_unsent(self, rest: bytes) -> None:
-        """Has `flush` send the rest of what was written to the socket itself."""
+        """Makes `flush` send the rest of a chunk that was written to the socket directly."""
         ...
 
 
 class Client(Protocol):
-    """The connection to the client, as far as the relay needs it."""
+    """The part of the client's connection that the relay needs."""
 
     def is_gone(self) -> bool:
         """Returns whether the client has closed the connection."""
@@ -39,7 +39,7 @@ class Client(Protocol):
 
 
 class ClientConnection:
-    """The socket that gunicorn gives to the application. Without one (a script) the client never disconnects."""
+    """The socket that gunicorn passes to the application. Without one (in scripts) the client never disconnects."""
 
     __slots__ = ("_socket",)
 
@@ -47,7 +47,7 @@ class ClientConnection:
         self._socket = connection
 
     def is_gone(self) -> bool:
-        """Returns whether the client closed its side.
+        """Returns whether the client has closed its side.
 
         A client that half-closes its side counts as gone: every HTTP library keeps it open while it waits, and so does
         a shell script that expects a response.

@@ -1,4 +1,4 @@
-"""Reads the bytes of a stream as events: records what each one means, and returns what the client gets.
+"""Reads the bytes of a stream as events: records their contents, and returns the bytes for the client.
 
 It joins the decoder, which handles the framing, and the endpoint's protocol, which interprets the events.
 """
@@ -23,11 +23,11 @@ from app.services.endpoints import (
 from app.services.streaming.sse import MAX_EVENT_BYTES, SseDecoder, get_event_name, is_comment, redact_fields, with_data
 from app.upstream import make_reported_error, make_unexpected_error, make_unreadable_error, reports_error
 
-# Local names, because looking up a member of an enum costs as much as comparing it.
+# Local names, because looking up an enum member costs as much as comparing it.
 _CONTENT, _USAGE, _DONE, _ERROR = EventKind.CONTENT, EventKind.USAGE, EventKind.DONE, EventKind.ERROR
 _OTHER = EventKind.OTHER
 
-# The bytes around the data of an event of one line: `data: ` before it, and the blank line after it.
+# The bytes around the data of a one-line event: `data: ` before it, and the blank line after it.
 FRAME_BYTES = 8
 
 
@@ -38,18 +38,18 @@ class EventReader:
         endpoint: the endpoint that the stream belongs to.
         provider_title: the provider's name, for messages.
         show_usage: whether the client gets an event that contains only usage.
-        collector: receives the events instead of the client, which then gets none.
+        collector: receives the events in place of the client, which then gets none.
         key_setting: the name of the setting that holds the gateway's key for the provider, for messages.
-        writer: writes what the client of a translated endpoint gets in place of the events.
+        writer: writes the translated events for the client of a translated endpoint.
         choices_expected: how many choices must finish at least, if the endpoint checks that.
 
     Attributes:
-        summary: what the events have contained so far.
-        error: what ended the stream before it was complete, or None.
+        summary: the contents of the events so far.
+        error: the error that ended the stream before it was complete, or None.
         show_usage: as above.
-        shows_events: whether the client gets the events themselves, and nothing in their place.
-        note, note_steps: records a usual event, and nothing else, and the two steps of that; see `StreamProtocol`.
-        is_over: whether the stream has ended, complete or not. After that no more is read.
+        shows_events: whether the client gets the events themselves, not a replacement.
+        note, note_steps: record a usual event, and nothing else; the second as two steps. See `StreamProtocol`.
+        is_over: whether the stream has ended, complete or not. After that, nothing more is read.
     """
 
     __slots__ = (
@@ -95,13 +95,13 @@ class EventReader:
         self.show_usage = show_usage
         self._collector = collector
         self._writer = writer
-        # What gets the events in place of the client, if anything does: one question for each event.
+        # The replacement for the client as receiver, if any: combined so that each event needs only one check.
         taker = collector.add if collector is not None else writer.write if writer is not None else None
         self._take: Callable[[bytes], bytes | None] | None = taker
         self.shows_events = self._take is None
         self.note, self.note_steps = endpoint.stream.note, endpoint.stream.note_steps
         self._decoder = SseDecoder()
-        self._whole = bytearray()  # A whole response in place of a stream, as far as it has arrived.
+        self._whole = bytearray()  # A whole response in place of a stream, as far as received.
 
     @property
     def heartbeat(self) -> bytes:
@@ -110,16 +110,16 @@ class EventReader:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a part of the response has arrived. Comments and unknown events are none."""
+        """Whether part of the response has arrived. Comments and unknown events do not count."""
         return bool(self.summary.events or self._whole)
 
     @property
     def is_between_events(self) -> bool:
-        """Whether the next byte begins an event, because all before it have been read."""
+        """Whether the next byte begins an event, because all bytes before it have been read."""
         return not (self.is_over or self._whole or self._decoder.has_part)
 
     def read(self, data: bytes, now_s: float) -> bytes:
-        """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events that the client gets.
+        """Processes bytes that arrived at `now_s` (monotonic clock), and returns the events for the client.
 
         Invalid bytes end the stream: the last event returned is then the error.
         """
@@ -136,7 +136,7 @@ class EventReader:
         return shown[0] if len(shown) == 1 else b"".join(shown)
 
     def _observe(self, event: bytes, data: bytes | None, now_s: float) -> bytes:
-        """Processes one event, and returns what the client gets for it."""
+        """Processes one event, and returns the bytes for the client."""
         if data is None:
             return self._observe_without_data(event, now_s)
         try:
@@ -158,7 +158,7 @@ class EventReader:
         return event if self._collector is None else b""
 
     def _observe_rest(self, kind: EventKind, event: bytes, data: bytes) -> bytes:
-        """Processes an event that is no part of the response, and returns what the client gets for it."""
+        """Processes an event that is not part of the response, and returns the bytes for the client."""
         if kind is _DONE:
             return self._finish(event)
         if kind is _ERROR:
@@ -169,7 +169,7 @@ class EventReader:
         return b""
 
     def _observe_without_data(self, event: bytes, now_s: float) -> bytes:
-        """Processes what has no data, and returns what the client gets for it: usually a comment as it is."""
+        """Processes an event without data, and returns the bytes for the client: usually a comment, unchanged."""
         if self._whole:
             return self._collect_whole(event)
         line = event.strip()
@@ -189,7 +189,7 @@ class EventReader:
         try:
             value = decode_leniently(line)
         except ValueError:
-            return self._collect_whole(line)  # A document that contains blank lines.
+            return self._collect_whole(line)  # The document contains blank lines.
         return self._read_whole(value, now_s)
 
     def _collect_whole(self, part: bytes) -> bytes:
@@ -199,7 +199,7 @@ class EventReader:
         return b""
 
     def _end_whole(self, now_s: float) -> bytes:
-        """Reads the whole response that has been collected, and returns what the client gets for it."""
+        """Reads the whole response collected so far, and returns the bytes for the client."""
         try:
             value = decode_leniently(bytes(self._whole))
         except ValueError:
@@ -210,7 +210,7 @@ class EventReader:
             return self.fail(error)
 
     def _read_whole(self, value: Any, now_s: float) -> bytes:
-        """Reads a whole response as the stream that it stands for, and returns the events that the client gets."""
+        """Reads a whole response as the equivalent stream, and returns the events for the client."""
         if reports_error(value):
             raise self._make_reported_error(value)
         try:
@@ -232,7 +232,7 @@ class EventReader:
         return shown if self.is_over else shown + self.fail(self._make_premature_end())
 
     def _raise_if_error(self, event: bytes, data: bytes) -> None:
-        """Raises the error that the provider reports, if it does so in a form that is not the endpoint's own."""
+        """Raises the error that the provider reports in a form other than the endpoint's own."""
         try:
             document = decode_leniently(data)
         except ValueError:
@@ -247,7 +247,7 @@ class EventReader:
         return make_reported_error(self._title, self._key_setting, document, headers={}, request_id=None)
 
     def _finish(self, event: bytes) -> bytes:
-        """Ends a complete stream, and returns what the client gets for the event that ended it."""
+        """Ends a complete stream, and returns the client's bytes for the event that ended it."""
         if not self._protocol.is_complete(self.summary):
             raise self._make_premature_end()
         last = redact_fields(event) if self._writer is None else self._writer.end()
@@ -260,10 +260,10 @@ class EventReader:
         )
 
     def read_end(self, now_s: float) -> bytes:
-        """Handles the proper end of the provider's response, which also ends an event whose blank line is missing.
+        """Handles the proper end of the provider's response, which also ends an event that lacks its blank line.
 
         Returns:
-            The last events that the client gets, among them the error if the end came too early.
+            The last events for the client, including the error if the end came too early.
         """
         if self.is_over:
             return b""
@@ -281,7 +281,7 @@ class EventReader:
         return b"".join(shown)
 
     def read_break(self, error: GatewayError) -> bytes:
-        """Handles `error`, which ended the provider's response, and returns the event that tells the client.
+        """Handles `error`, which ended the provider's response, and returns the event that reports it.
 
         If only the blank line after the end marker is missing, the response is complete, and that event is the marker.
         """
@@ -293,7 +293,7 @@ class EventReader:
         return self.fail(error)
 
     def fail(self, error: GatewayError) -> bytes:
-        """Ends the stream with `error`, and returns the event that tells the client."""
-        drop_frames(error)  # They hold this reader.
+        """Ends the stream with `error`, and returns the event that reports it."""
+        drop_frames(error)  # Its frames refer to this reader.
         self.error, self.is_over = error, True
         return self._errors.make_event(error) if self._writer is None else self._writer.fail(error)

@@ -1,10 +1,10 @@
-"""The short way of an event from the provider to the client, which nearly all events take.
+"""The short way: a fast path for events from the provider to the client, which nearly all events take.
 
-What arrives is nearly always one chunk of the transfer coding with one event of one line. That is recognised here as a
-whole, and goes to the client as it came, chunk header included. All else goes the long way, through the body, the
-relay and the reader, which alone decide what it means. Nothing has happened to an event yet when it is sent there.
-The short way takes 5 calls of Python functions in place of 11, and a sixth less CPU time. Where `make speedups` has
-built it, the same way runs compiled: speedups/gateway_speedups.c has the steps of this file under the same names.
+Data nearly always arrives as one chunk of the transfer coding with one event of one line. That form is recognised here
+as a whole and sent to the client unchanged, chunk header included. Everything else goes the long way, through the body,
+the relay and the reader, which alone interpret it; an event is passed on to them untouched. The short way takes 5 calls
+of Python functions in place of 11, and a sixth less CPU time. If `make speedups` has built it, the same code runs
+compiled: speedups/gateway_speedups.c has the steps of this file under the same names.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from app.services.streaming.event_reader import FRAME_BYTES, EventReader
 from app.speedups import get_speedups
 from app.upstream import Body, OnData
 
-_USAGE = EventKind.USAGE  # A local name, because looking up a member of an enum costs as much as comparing it.
+_USAGE = EventKind.USAGE  # A local name, because looking up an enum member costs as much as comparing it.
 
-# A chunk's header, and the beginning of an event of one line.
+# A chunk header and the beginning of a one-line event.
 _START = re.compile(rb"([0-9A-Fa-f]{1,8})\r\ndata: \{")
 _END = b"}\n\n\r\n"
 _AFTER_DATA_BYTES = 4  # The blank line, and the end of the chunk.
 
-# On the long way, longer events are decoded with care for the garbage collector.
+# Longer events go the long way, where they are decoded with care for the garbage collector.
 _LONGEST = 8_000
 
 
 class Passage:
-    """Takes the raw bytes of one stream in gevent's loop, in place of its body.
+    """Receives the raw bytes of one stream in gevent's loop, in place of its body.
 
     Args:
         body: the stream's body.
-        reader: reads the events that go the long way. It must show its events to the client as they are.
+        reader: reads the events that go the long way. It must show its events to the client unchanged.
         descriptor: the number of the client's socket, which accepts chunks of the transfer coding. It stays open while
             the body is received, because the greenlet that closes it waits for that.
-        keep_unsent: is called with what the client's socket did not accept; returns whether more may be sent.
+        keep_unsent: called with the bytes that the client's socket did not accept; returns whether more may be sent.
     """
 
     __slots__ = ("_body", "_descriptor", "_is_usual", "_keep_unsent", "_note", "_reader", "_summary")
@@ -55,7 +55,7 @@ class Passage:
         self._is_usual = False  # Whether a new chunk and a new event begin with the next byte.
 
     def on_data(self, data: bytes) -> bool:
-        """Passes on what has arrived, and returns whether more is wanted. It must not wait for anything.
+        """Passes on the bytes that have arrived, and returns whether more is wanted. It must not wait for anything.
 
         Raises:
             ClientGone: the client has disconnected.
@@ -102,7 +102,7 @@ class Passage:
 def make_passage(
     body: Body, reader: EventReader, descriptor: int, keep_unsent: Callable[[bytes], bool], settings: Settings
 ) -> OnData:
-    """Returns what takes the raw bytes of a stream: a `Passage`, compiled if that is there and wanted.
+    """Returns the receiver of a stream's raw bytes: a `Passage`, compiled if that is built and enabled.
 
     Args: as for `Passage`.
     """

@@ -25,9 +25,9 @@ from app.services.streaming.passage import make_passage
 from app.shutdown import raise_if_drained
 from app.upstream import Response, make_first_byte_timeout, make_idle_timeout, make_total_timeout
 
-# How often the client's presence is checked while the provider is silent, in seconds. The first check comes at
-# most one and a half times as long after the last event. A check is one system call, and each second in which a
-# disconnect goes unnoticed costs tokens.
+# The interval of checks for the client's presence while the provider is silent, in seconds. The first check comes at
+# most one and a half intervals after the last event. A check is one system call, and each second in which a disconnect
+# goes unnoticed costs tokens.
 PRESENCE_CHECK_S = 1.0
 
 # The end of the transfer coding usually arrives in the same packet as the end marker. Waiting this long for it saves a
@@ -37,13 +37,13 @@ _TAIL_WAIT_S = 0.05
 
 class _State(Enum):
     OPEN = "open"  # More events may come.
-    BLOCKED = "blocked"  # The client's socket is full. Nothing is read until it has accepted what was sent.
-    ENDED = "ended"  # Nothing more will be read. The pending block is the last that the client gets.
+    BLOCKED = "blocked"  # The client's socket is full. Nothing is read until it has accepted the rest.
+    ENDED = "ended"  # Nothing more will be read. The pending block is the client's last.
     CLOSED = "closed"
 
 
 class Relay:
-    """Iterates over the blocks that the client gets; `close` ends both sides.
+    """Iterates over the blocks for the client; `close` ends both sides.
 
     This is an object with `close()` and not a generator, because a generator that was never started runs no `finally`,
     and a client may disconnect before the first event.
@@ -56,8 +56,8 @@ class Relay:
         deadline_s: when the stream must be over, on the monotonic clock.
         on_end: called once with the summary and the error that ended the stream, or None for a complete one. It is
             called before the last block is returned, or by `close` if the client disconnected.
-        first_event_by_s: when the first event must have arrived, on the monotonic clock; comments are none. None
-            without such a limit.
+        first_event_by_s: the latest time for the first event to arrive, on the monotonic clock; comments do not count.
+            None for no limit.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Relay:
         self._settings = settings
         self._idle_timeout_s = settings.upstream_idle_timeout_s
         self._heartbeat_s = settings.stream_heartbeat_s
-        # How often the limits are checked. With a fixed tick the wait for an event costs no arithmetic.
+        # The interval of limit checks. It is fixed, so that waiting for an event needs no arithmetic.
         self._tick_s = min(PRESENCE_CHECK_S, self._idle_timeout_s / 4, self._heartbeat_s / 4)
         self._first_event_by_s = first_event_by_s
         self._on_end: Callable[[StreamSummary, GatewayError | None], None] | None = on_end
         self._state = _State.OPEN
         self._pending = b""
         self._channel: Channel | None = None
-        # What takes the provider's bytes in place of the body: the short way to the client, once there is one.
+        # Receives the provider's bytes in place of the body: the short way to the client, once there is one.
         self._on_data: Callable[[bytes], bool] | None = None
         self.summary.last_arrival_s = self.summary.last_sent_s = time.monotonic()
 
@@ -102,7 +102,7 @@ class Relay:
         `first_event_by_s`, the client gets neither heartbeats nor the provider's comments before the first event.
 
         Raises:
-            GatewayError: the stream ended before any output, of which the client has nothing; it must still be closed.
+            GatewayError: the stream ended before any output, so the client has received none; it must still be closed.
         """
         try:
             self._pending = self._wait_for_block()
@@ -117,7 +117,7 @@ class Relay:
             raise self.error
 
     def _must_begin(self) -> bool:
-        """Returns whether an event is still waited for, after which it is too late for another provider."""
+        """Returns whether the first event is still to come, after which it is too late for another provider."""
         return self._state is _State.OPEN and not self._reader.has_begun
 
     def attach(self, channel: Channel) -> None:
@@ -132,7 +132,7 @@ class Relay:
         self.summary.last_sent_s = time.monotonic()
         self.summary.bytes_sent += len(block)
         if self._state is _State.ENDED:
-            # Before the client sees the end, so that a response received whole is not recorded as lost.
+            # Reported before the client sees the end, so that a response received in full is not recorded as lost.
             self._report_end()
         return block
 
@@ -151,10 +151,10 @@ class Relay:
             return self._fail(GatewayError("The gateway failed in the middle of the response. Retry."))
 
     def _stop(self) -> NoReturn:
-        """Ends the iteration: cleanly, or so that the client's HTTP library sees an unfinished response."""
+        """Ends the iteration: normally, or so that the client's HTTP library sees an incomplete response."""
         if self.error is None:
             raise StopIteration
-        # gunicorn closes the connection without a last chunk and, for EPIPE, without a traceback in its log.
+        # For EPIPE, gunicorn closes the connection without a last chunk and without a traceback in its log.
         raise BrokenPipeError(errno.EPIPE, "the stream did not complete")
 
     def _fail(self, error: GatewayError) -> bytes:
@@ -184,7 +184,7 @@ class Relay:
             return block
 
     def _get_tick_s(self, first_event_by_s: float) -> float:
-        """Returns how long to wait until the limits are checked, in seconds; raises if the first event is late."""
+        """Returns the seconds until the limits are checked again; raises if the first event is late."""
         if not self._must_begin():
             self._first_event_by_s = None
             return self._tick_s
@@ -219,14 +219,14 @@ class Relay:
         return accepted_all
 
     def _find_short_way(self, channel: Channel) -> Callable[[bytes], bool] | None:
-        """Returns the short way, or None if the events go to the client in another form, or not directly."""
+        """Returns the short way, or None if the client gets the events in another form, or not directly."""
         raw_socket = channel.get_raw_socket()
         if raw_socket is None or not self._reader.shows_events:
             return None
         return make_passage(self._response.body, self._reader, raw_socket, self._keep_unsent, self._settings)
 
     def _keep_unsent(self, rest: bytes) -> bool:
-        """Notes what the client's socket did not accept from the passage, so nothing is read until it has."""
+        """Keeps the bytes that the client's socket did not accept; nothing is read until it has them."""
         assert self._channel is not None
         self._channel.keep_unsent(rest)
         self._state = _State.BLOCKED
@@ -246,7 +246,7 @@ class Relay:
             raise make_total_timeout(self._response.title)
 
     def _get_silence_s(self) -> float:
-        """Returns for how long nothing was sent to the client, in seconds.
+        """Returns how long nothing has been sent to the client, in seconds.
 
         Raises:
             UpstreamTimeout: the provider has sent nothing for UPSTREAM_IDLE_TIMEOUT.
@@ -268,7 +268,7 @@ class Relay:
         if self._state is not _State.ENDED and self.error is None:
             self._reader.fail(ClientGone())
         self._state = _State.CLOSED
-        self._on_data = None  # It refers to this relay, and this breaks the reference cycle.
+        self._on_data = None  # It refers to this relay; this breaks the reference cycle.
         self._report_end()
         body = self._response.body
         if self.summary.is_done and not body.complete:
@@ -281,6 +281,6 @@ class Relay:
             on_end(self.summary, self.error)
 
     def _receive_tail(self) -> None:
-        # Only once: a provider that keeps sending after the end marker might never stop. Its connection is not reused.
+        # Only once: a provider that sends on after the end marker might never stop. Its connection is not reused.
         with suppress(TimeoutError, UpstreamError):
             self._response.body.receive(_TAIL_WAIT_S)

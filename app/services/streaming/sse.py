@@ -19,15 +19,15 @@ MAX_EVENT_BYTES = 8 << 20
 # The most objects, arrays and keys of an event. More would block the worker for a noticeable time.
 MAX_EVENT_ELEMENTS = 100_000
 
-# More events than this in one read, of 16 KB at most, would be too short to mean anything, and cost too much each.
+# More events than this in one read, of 16 KB at most, would be too short to have a meaning, and too expensive each.
 _MAX_EVENTS_PER_READ = 1_000
 _FEW_BYTES = 16
 
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
-_MARK = re.compile(rb"(\A|[\r\n])" + BOM_UTF8)  # A byte order mark where a line begins.
+_MARK = re.compile(rb"(\A|[\r\n])" + BOM_UTF8)  # A byte order mark at the beginning of a line.
 
-# The bytes of an event, with the blank line that ends it, and its data; None for an event without data.
+# The bytes of an event, including its final blank line, and its data; None for an event without data.
 Event = tuple[bytes, bytes | None]
 
 
@@ -41,7 +41,7 @@ class SseDecoder:
 
     @property
     def has_part(self) -> bool:
-        """Whether the beginning of an event has arrived whose end has not."""
+        """Whether the beginning of an event has arrived but not its end."""
         return bool(self._buffer)
 
     def decode(self, data: bytes) -> list[Event]:
@@ -56,7 +56,7 @@ class SseDecoder:
             if data.startswith(b"data: {") and data.find(b"\n") == len(data) - 2 and b"\r" not in data:
                 return [(data, data[6:-2])]  # The usual case: one event of one line.
             return _read_events(data)
-        # A blank line may have begun in the buffer, in its last three bytes. The rest has been searched: searching it
+        # A blank line may have begun in the last three bytes of the buffer. The rest has been searched: searching it
         # again would take quadratic time, and megabytes without a line end would block the worker for seconds.
         start = max(0, len(buffer) - 3)
         buffer += data
@@ -72,14 +72,14 @@ class SseDecoder:
         return _read_events(events)
 
     def finish(self) -> list[Event]:
-        """Returns the event whose blank line is missing when the stream has ended, as if it had one; usually none."""
+        """Returns the event that lacks its blank line at the end of the stream, as if it had one; usually none."""
         rest, self._buffer = bytes(self._buffer).strip(b"\r\n"), bytearray()
         return _read_events(rest + b"\n\n") if rest else []
 
 
 def _read_events(events: bytes) -> list[Event]:
-    # The standard has a byte order mark at the beginning of a stream ignored, but not every SDK does so. Proxies that
-    # join streams leave one within.
+    # By the standard, a byte order mark at the beginning of a stream is ignored, but not every SDK does so. Proxies
+    # that join streams leave one in the middle.
     single = split_events(_MARK.sub(rb"\1", events) if BOM_UTF8 in events else events)
     if len(single) > _MAX_EVENTS_PER_READ and len(events) < _FEW_BYTES * len(single):
         raise UpstreamCut("The provider sent events of a few bytes each, which no valid stream has. Retry.")
@@ -108,7 +108,7 @@ def _find_last_event_end(data: bytearray, start: int) -> int:
 
 
 def split_events(events: bytes) -> list[bytes]:
-    """Returns the single events of `events`, each with the blank line that ends it."""
+    """Returns the single events in `events`, each with its final blank line."""
     if b"\r" not in events:
         if 0 < events.find(b"\n") == len(events) - 2:
             return [events]  # The usual case: one line.
@@ -126,7 +126,7 @@ def is_comment(event: bytes) -> bool:
 
 
 def with_data(event: bytes, data: bytes) -> bytes:
-    """Returns one event with other data; its name and its other fields are kept."""
+    """Returns an event with other data; its name and its other fields are kept."""
     kept = [line for line in _LINE_END.split(event) if line and not line.startswith(b"data:")]
     return b"\n".join([*kept, *(b"data: " + line for line in data.split(b"\n"))]) + b"\n\n"
 

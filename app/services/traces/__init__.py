@@ -1,8 +1,8 @@
 """The traces of requests.
 
-context.py   W3C Trace Context: the client's `traceparent` and `tracestate`, read and sent on
-spans.py     what is told of one request: its span, and one for each target that it was sent to
-exporter.py  makes spans of OpenTelemetry and sends them by OTLP, if OTEL_EXPORTER_OTLP_ENDPOINT is set
+context.py   W3C Trace Context: reads the client's `traceparent` and `tracestate`, and makes those for the provider
+spans.py     the spans of one request: its own, and one for each target that it was sent to
+exporter.py  makes OpenTelemetry spans and sends them by OTLP, if OTEL_EXPORTER_OTLP_ENDPOINT is set
 """
 
 from app.services.traces.context import TraceContext, read_trace_context

@@ -1,4 +1,4 @@
-"""W3C Trace Context: reads a client's `traceparent` and `tracestate`, and makes those that a provider is sent.
+"""W3C Trace Context: reads a client's `traceparent` and `tracestate`, and makes those for a provider.
 
 https://www.w3.org/TR/trace-context/. A valid header is continued under its trace id. A malformed one is replaced by a
 new trace, and its `tracestate`, which belongs to it, is left out. A request without the header has no trace, unless the
@@ -24,7 +24,7 @@ _MEMBER = re.compile(
     re.ASCII,
 )
 _MOST_MEMBERS = 32
-# The standard asks for as many characters at least; a longer one is left out as a whole.
+# The standard requires at least this many characters; a longer state is left out as a whole.
 _MOST_STATE_CHARACTERS = 512
 
 
@@ -34,7 +34,7 @@ class TraceContext:
     Attributes:
         trace_id: 32 hexadecimal digits.
         parent_id: the client's span, 16 digits; None in a trace that begins here.
-        flags: as the standard defines them; 1 is "sampled".
+        flags: as defined by the standard; 1 is "sampled".
         state: the client's tracestate; None without one.
     """
 
@@ -55,8 +55,8 @@ class TraceContext:
         """Returns the headers of a request to a provider.
 
         Args:
-            span_id: the span that sends it. None passes on the client's: without spans of its own, the gateway takes
-                no part in the trace.
+            span_id: the span that sends it. None passes on the client's: without spans of its own, the gateway takes no
+                part in the trace.
         """
         parent_id = span_id or self.parent_id or make_span_id()
         headers = {"traceparent": f"00-{self.trace_id}-{parent_id}-{self.flags:02x}"}
@@ -94,7 +94,7 @@ def make_span_id() -> str:
 
 
 def _read_state(text: str | None) -> str | None:
-    """Returns the members of a tracestate, without what may stand between; None if the standard has it left out."""
+    """Returns the members of a tracestate, without optional blanks; None if the standard says to leave it out."""
     if not text or len(text) > _MOST_STATE_CHARACTERS:
         return None
     members = [member.strip(" \t") for member in text.split(",")]

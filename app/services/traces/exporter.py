@@ -1,7 +1,7 @@
 """Sends the spans of this process to a collector by OTLP over HTTP, in the background.
 
-OpenTelemetry is imported only where OTEL_EXPORTER_OTLP_ENDPOINT is set; requirements-traces.txt installs it. It reads
-its other variables itself, such as OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES and OTEL_EXPORTER_OTLP_HEADERS. A queue
+OpenTelemetry is imported only if OTEL_EXPORTER_OTLP_ENDPOINT is set; requirements-traces.txt installs it. It reads its
+other variables itself, such as OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES and OTEL_EXPORTER_OTLP_HEADERS. A queue
 bounds the memory: while the collector is away, spans are lost and requests are served.
 """
 
@@ -74,12 +74,12 @@ class SpanExporter(Component):
         )
 
     def close(self) -> None:
-        """Sends what is queued, if the collector takes it."""
+        """Sends the queued spans, if the collector accepts them."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _LogHandler(logging.Handler):
-    """Writes what OpenTelemetry logs into the gateway's log, once a minute."""
+    """Writes OpenTelemetry's messages to the gateway's log, once a minute."""
 
     _silent_until_s = 0.0
 
@@ -99,13 +99,13 @@ def _log_failures() -> None:
 
 
 def start_traces() -> None:
-    """Makes the exporter of a worker before its first request, if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
+    """Creates a worker's exporter before its first request, if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
     if get_settings().otlp_endpoint is not None:
         get_component(SpanExporter)
 
 
 def stop_traces(timeout_s: float) -> None:
-    """Sends what is queued, for `timeout_s` seconds at most, because a collector may be away."""
+    """Sends the queued spans, for at most `timeout_s` seconds, because the collector may be away."""
     if get_settings().otlp_endpoint is not None:
         ending = threading.Thread(target=get_component(SpanExporter).close, daemon=True)
         ending.start()

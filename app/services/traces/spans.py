@@ -1,7 +1,7 @@
 """The spans of one request: its own, and one for each target that it was sent to.
 
-The names of attributes are those of OpenTelemetry's semantic conventions for HTTP servers and for generative AI. What
-these lack begins with `gateway.`. Contents of messages are never told.
+Attribute names follow OpenTelemetry's semantic conventions for HTTP servers and for generative AI. Names missing there
+begin with `gateway.`. Message contents are never included.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 from app.services.journal import ActivityRecord
 from app.services.traces.context import make_span_id
 
-# The endpoints whose operation has another name in the conventions.
+# Endpoints whose operation has another name in the conventions.
 _OPERATIONS = {"completions": "text_completion"}
 
 
 class Span(NamedTuple):
-    """One span, before it is one of OpenTelemetry.
+    """One span, before its conversion to OpenTelemetry.
 
     Attributes:
         span_id, parent_id: 16 hexadecimal digits; a parent of None is the root of the trace.
         is_call: whether it is a call of a provider; otherwise it is the request itself.
         start_ns, end_ns: since 1970.
-        error: what failed, in a word; None if nothing did.
+        error: the failure, in one word; None without one.
     """
 
     name: str
@@ -63,13 +63,13 @@ class RequestSpans:
         self._calls: list[_Call] = []
 
     def begin_call(self, provider: str, model: str) -> str:
-        """Notes that the request is sent to a target from now on, with all retries; returns the id of the span."""
+        """Begins the span of a target, which covers all its retries; returns the id of the span."""
         call = _Call(make_span_id(), provider, model, time.time_ns())
         self._calls.append(call)
         return call.span_id
 
     def end(self, record: ActivityRecord) -> list[Span]:
-        """Returns the spans of a request that ends now, its own one first.
+        """Returns the spans of a request that ends now, the request's own first.
 
         Args:
             record: the final record.
@@ -96,7 +96,7 @@ class RequestSpans:
             "gateway.outcome": record.outcome,
         }
         name = f"POST {record.endpoint}"
-        # The request of a caller that is refused is no error of the server.
+        # A refused request is the caller's error and not the server's.
         failed = error if record.status >= 500 or record.outcome not in {"ok", "rejected", "client_gone"} else None
         return Span(
             name, self._span_id, self._parent_id, False, self._start_ns, end_ns, _without_none(attributes), failed

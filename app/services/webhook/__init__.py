@@ -1,7 +1,7 @@
 """Sends warnings of budgets to LIMITS_WEBHOOK.
 
-messages.py   what a message says, its signature, and one attempt to send it
-sending.py    which messages are due, and what becomes of them
+messages.py   the text of a message, its signature, and one attempt to send it
+sending.py    which messages are due, and what happens to them
 """
 
 from app.services.webhook.messages import make_warning_message, send_test_message, sign

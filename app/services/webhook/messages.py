@@ -1,4 +1,4 @@
-"""The messages to LIMITS_WEBHOOK: what they say, their signature, and one attempt to send one.
+"""The messages to LIMITS_WEBHOOK: their text, their signature, and one attempt to send one.
 
 The form and the signature follow Standard Webhooks (standardwebhooks.com), so that receivers can check them with its
 libraries: HMAC-SHA-256 over the message's id, the time of the attempt and the body.
@@ -19,7 +19,7 @@ from app.config import Settings
 from app.services.limits import BudgetWarning, describe_amount, parse_amount
 from app.upstream import deliver
 
-# How long an attempt may take in all, in seconds.
+# The total time limit of an attempt, in seconds.
 TIMEOUT_S = 5.0
 
 encode_message = msgspec.json.encode
@@ -66,7 +66,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_warning_message(warning: BudgetWarning) -> Message:
-    """Returns the message of a warning. Its id is made of the period and the share, which are warned of once."""
+    """Returns the message for a warning. Its id consists of the period and the share, which have one warning."""
     unit, subject = warning.unit, warning.subject
     charged, amount = parse_amount(warning.charged, unit), parse_amount(warning.amount, unit)
     used = 100 if amount <= 0 else charged * 100 // amount
@@ -102,7 +102,7 @@ def sign(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
         secret: LIMITS_WEBHOOK_SECRET.
         message_id: the header `webhook-id`.
         timestamp: the header `webhook-timestamp`: seconds since 1970.
-        body: the body as it is sent.
+        body: the body as sent.
     """
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
@@ -113,12 +113,12 @@ def send_message(settings: Settings, message_id: str, body: bytes) -> str | None
     """Sends a message once.
 
     Args:
-        settings: have the address, which must be set, and the secret.
+        settings: provide the address, which must be set, and the secret.
         message_id: its id.
         body: a `Message` in JSON.
 
     Returns:
-        None once the receiver has accepted it, else why not.
+        None once the receiver has accepted it, else the reason.
     """
     assert settings.limits_webhook is not None and settings.limits_webhook_secret is not None
     timestamp = str(int(time.time()))
@@ -131,7 +131,7 @@ def send_message(settings: Settings, message_id: str, body: bytes) -> str | None
 
 
 def send_test_message(settings: Settings) -> str | None:
-    """Sends a message that says that messages arrive; arguments and result as for `send_message`."""
+    """Sends a test message, which says that messages arrive; arguments and result as for `send_message`."""
     message = Message(
         type="test",
         id=f"test-{random.getrandbits(64):016x}",

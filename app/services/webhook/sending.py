@@ -1,8 +1,8 @@
-"""Sends warnings of budgets to LIMITS_WEBHOOK: with retries, from the database, in a thread of its own.
+"""Sends warnings of budgets to LIMITS_WEBHOOK: with retries, from the database, in its own thread.
 
-A message is in the database from the moment at which its warning is noted until the receiver has accepted it, and each
-worker takes from there what is due. So a worker that is killed takes no message with it; one that is killed right after
-an attempt lets the message be sent twice, with the same id.
+A message is in the database from the moment its warning is noted until the receiver has accepted it, and each worker
+takes due messages from there. So a killed worker takes no message with it; one that is killed right after an attempt
+causes the message to be sent twice, with the same id.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from app.runtime import Component, Runtime, get_component
 from app.services.limits import BudgetWarning, Limits
 from app.services.webhook.messages import encode_message, make_warning_message, send_message
 
-# The pauses before the further attempts of a message: some 18 minutes in all, longer than a receiver is restarted for.
+# The pauses before further attempts at a message: some 18 minutes in total, longer than a receiver takes to restart.
 PAUSES_S = (1.0, 3.0, 9.0, 27.0, 81.0, 243.0, 729.0)
-# How often a worker looks for messages of others, in seconds: those that are due, and those of workers that have ended.
+# How often a worker looks for other messages, in seconds: due ones, and those of workers that have ended.
 POLL_S = 3.0
-# For how long a message is a worker's that sends it, in seconds; then it is taken to be lost with the worker.
+# How long a message belongs to the worker that sends it, in seconds; then it counts as lost with the worker.
 _TAKEN_S = 60.0
-# Nobody wants to read what is older, for example after LIMITS_WEBHOOK was unset for a while.
+# Nobody wants to read older ones, for example after LIMITS_WEBHOOK was unset for a while.
 _MAX_AGE_S = 7 * 86_400.0
-# How long a statement may take, in seconds; it takes a millisecond.
+# The time limit of a statement, in seconds; a statement takes a millisecond.
 _DATABASE_TIME_LIMIT_S = 2.0
 _REPORT_INTERVAL_S = 60.0
 
 
 class Webhook(Component):
-    """Sends the messages that are due, in a thread that `start` begins."""
+    """Sends due messages, in a thread that `start` begins."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._woken = threading.Event()
         self._is_stopping = self._has_stopped = False
         self._thread: threading.Thread | None = None
-        # When messages are due that this worker has put off, on the monotonic clock.
+        # The times at which messages postponed by this worker are due, on the monotonic clock.
         self._due: list[float] = []
         # Accepted or given up, but still in the database, because it was not available.
         self._ended: set[str] = set()
@@ -78,7 +78,7 @@ class Webhook(Component):
     def _run(self) -> None:
         self._forget_old()
         while True:
-            is_last = self._is_stopping  # Read before the look, so that nothing that came before the stop is missed.
+            is_last = self._is_stopping  # Read before the check, so that nothing from before the stop is missed.
             try:
                 is_sent = self._send_next()
             except (DatabaseError, SettingsError) as error:
@@ -107,7 +107,7 @@ class Webhook(Component):
         now_s = time.monotonic()
         while self._due and self._due[0] <= now_s:
             heapq.heappop(self._due)
-        pause_s = POLL_S * random.uniform(0.8, 1.2)  # So that workers do not ask all at once.
+        pause_s = POLL_S * random.uniform(0.8, 1.2)  # So that workers do not all ask at once.
         return min(pause_s, self._due[0] - now_s) if self._due else pause_s
 
     def _report_unavailable(self, error: Exception) -> None:
@@ -172,7 +172,7 @@ class Webhook(Component):
         self._ended.discard(message_id)
 
     def stop(self, timeout_s: float) -> None:
-        """Lets what is due be sent for `timeout_s` seconds; other workers, or the next start, send the rest."""
+        """Lets due messages be sent for `timeout_s` seconds; other workers, or the next start, send the rest."""
         self._is_stopping = True
         self._woken.set()
         if self._thread is not None:
@@ -185,7 +185,7 @@ class Webhook(Component):
 
 
 def start_webhook() -> None:
-    """Makes warnings of budgets go to LIMITS_WEBHOOK, if it is set. A worker calls it once, after the fork."""
+    """Makes warnings of budgets go to LIMITS_WEBHOOK, if it is set. Called once per worker, after the fork."""
     webhook = get_component(Webhook)
     if webhook.settings.limits_webhook is not None:
         limits = get_component(Limits)
