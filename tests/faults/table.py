@@ -24,18 +24,18 @@ from this page.
 
 How to read it:
 
-- The requests are chat's where nothing else is said. Streams of `/v1/completions` end in the same ways, also if one of
+- Requests are chat requests unless stated otherwise. Streams of `/v1/completions` end in the same ways, even if one of
   several prompts is never finished, or never begun.
-- *unfinished*: the transfer has no end (no last chunk, or fewer bytes than announced), so every HTTP library knows.
+- *unfinished*: the transfer has no end (no last chunk, or fewer bytes than announced), so every HTTP library notices.
 - *error event*: `data: {"error": {…}}`, never followed by `[DONE]`.
-- *openai* and *anthropic* are the official Python SDKs with their retries off, *curl* the exit code of
+- *openai* and *anthropic* are the official Python SDKs without retries, *curl* is the exit code of
   `curl --fail-with-body`.
-- Over Messages and Responses, the names of the events are shown (of Responses without `response.`). After a failure
+- For Messages and Responses, the names of the events are shown (for Responses without `response.`). After a failure
   there is never a `message_delta`, which says why the model stopped, or a `completed`, and an open call is not ended.
-- *hung up on*: the gateway closed the connection to the provider, which is what tells it to stop generating.
-- *recorded* is the row in PostgreSQL: outcome, where its token counts come from, how many attempts failed.
-- *time*: "at once" needs no timeout to act. A setting's name says which one ends the request; the settings of this run
-  are far shorter than the defaults.
+- *hung up on*: the gateway closed the connection to the provider, which tells it to stop generating.
+- *recorded* is the row in PostgreSQL: outcome, source of the token counts, number of failed attempts.
+- *time*: "at once" means that no timeout is needed. Otherwise the setting that ends the request is named; the settings
+  of this run are far shorter than the defaults.
 """
 
 _LIMIT_WORDS: dict[Limit, str] = {
