@@ -4,7 +4,7 @@
 # the same as far as its tag is: for the same bytes each time, build with --build-arg PYTHON=python@sha256:….
 ARG PYTHON=python:3.11-slim-bookworm
 
-# The base with a compiler, for the compiled way of events. If its Python is of another version, the image does without.
+# The base with a compiler, for the compiled path of events. If its Python is of another version, the image does without.
 ARG COMPILER=python:3.11-bookworm
 FROM ${COMPILER} AS speedups
 COPY speedups /speedups

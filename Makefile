@@ -15,7 +15,7 @@ INSTALLED := .venv/installed
 run: $(INSTALLED)-run
 	@exec $(BIN)/python -m app.dev --die-with-parent
 
-# Compiles the way of streamed events, which the next start uses. This needs a C compiler and Python's headers.
+# Compiles the path for streamed events, which the next start uses. This needs a C compiler and Python's headers.
 speedups: $(INSTALLED)-run
 	@$(BIN)/python speedups/build.py
 
@@ -33,7 +33,7 @@ check: $(INSTALLED)-check
 	$(BIN)/mypy
 	$(PYTEST) $(ARGS)
 
-# The tests of streams once more, on the compiled way. The debug allocator detects writes out of bounds.
+# The tests of streams once more, on the compiled path. The debug allocator detects writes out of bounds.
 check-speedups: $(INSTALLED)-test speedups
 	COMPILED_EVENTS=true PYTHONMALLOC=debug $(PYTEST) tests/test_speedups.py tests/soak/test_speedups.py \
 		tests/services/streaming tests/upstream/test_ready_sockets.py tests/faults \

@@ -1,4 +1,4 @@
-"""Finds the compiled way of streamed events, built by `make speedups` from speedups/, if it is there and enabled.
+"""Finds the compiled path for streamed events, built by `make speedups` from speedups/, if it is there and enabled.
 
 It does the same as the Python code beside it, which people read and which runs wherever this is not installed.
 """

@@ -11,7 +11,7 @@ from typing import Any
 
 # Names of subjects. ELSEWHERE is the suffix of subjects that run on the interpreter of --python.
 GATEWAY, OTHER, BARE, ELSEWHERE = "gateway", "other checkout", "bare Flask route", ", another Python"
-# The gateway with the compiled way of events, if `make speedups` has built it. All other subjects run without it.
+# The gateway with the compiled path for events, if `make speedups` has built it. All other subjects run without it.
 COMPILED = "gateway, compiled"
 
 _COLUMNS = ("case", "subject", "repeat", "metric", "value")

@@ -165,7 +165,7 @@ TARGETS = [
         _ratio(_CALM, "cpu_us", "gateway", "nginx"),
     ),
     Target(
-        "the same with the compiled way of events",
+        "the same with the compiled path for events",
         1.7,
         False,
         "×",

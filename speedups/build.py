@@ -26,7 +26,7 @@ def build(directory: Path) -> Path:
     include = Path(sysconfig.get_path("include"))
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if sys.platform != "linux" or sys.implementation.name != "cpython":
-        sys.exit("The compiled way of events needs Linux and CPython. The gateway does the same without it.")
+        sys.exit("The compiled path for events needs Linux and CPython. The gateway does the same without it.")
     if compiler is None or not (include / "Python.h").exists():
         sys.exit(
             f"A C compiler or {include}/Python.h is missing; on Debian and Ubuntu: apt-get install gcc libc6-dev"
@@ -44,4 +44,4 @@ def build(directory: Path) -> Path:
 
 if __name__ == "__main__":
     place = Path(sys.argv[1] if len(sys.argv) > 1 else sysconfig.get_path("platlib"))
-    sys.stdout.write(f"The compiled way of events is in {build(place)}; a gateway uses it from its next start.\n")
+    sys.stdout.write(f"The compiled path for events is in {build(place)}; a gateway uses it from its next start.\n")

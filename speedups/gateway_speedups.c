@@ -1,10 +1,10 @@
-/* The compiled way of streamed events: app/services/streaming/passage.py once more, with its names, and the inner loop
-   of app/upstream/ready_sockets.py.
+/* The compiled path for streamed events: a copy of app/services/streaming/passage.py, with the same names, and of the
+   inner loop of app/upstream/ready_sockets.py.
 
-   What is usual, one chunk of the transfer coding with one event of one line, is read from the provider's socket,
-   decoded by msgspec, recorded, and written to the client's socket, without a call of Python. Everything else is handed
-   to Python untouched, also what a socket did not accept, and errors. So nothing is decided here that is not decided
-   there, and a change there is made here too: tests/services/streaming/test_passage.py compares the two.
+   The usual event is one line in one chunk of the transfer coding. It is read from the provider's socket, decoded by
+   msgspec, recorded, and written to the client's socket, without calling Python code. Everything else is handed to
+   Python untouched, including errors and bytes that a socket did not accept. So every decision here is also made there,
+   and a change there must be repeated here: tests/services/streaming/test_passage.py compares the two.
 
    Everything runs in one thread at a time, under the interpreter's lock. Nothing waits: sockets are used without
    waiting, whatever their mode is. Work is linear in the bytes, and nothing recurses. */
@@ -18,10 +18,10 @@
 #include <sys/socket.h>
 #include <time.h>
 
-/* What this file and Python expect of each other; app/speedups.py has the same number. */
+/* The version of the interface between this file and Python; app/speedups.py has the same number. */
 #define FACE 1
 
-/* The digest of this file, which speedups/build.py passes; by it Python notices that the file has changed since. */
+/* The digest of this file, passed by speedups/build.py. It shows Python whether the file has changed since. */
 #ifndef SOURCE_DIGEST
 #define SOURCE_DIGEST ""
 #endif
@@ -126,8 +126,8 @@ typedef struct {
     int is_usual;     /* whether a new chunk and a new event begin with the next byte */
 } Passage;
 
-/* What became of an event. FAILED has set an exception. */
-enum outcome { FAILED = -1, NO_MORE = 0, MORE = 1, LONG_WAY = 2 };
+/* The outcome of an event. FAILED has set an exception. */
+enum outcome { FAILED = -1, NO_MORE = 0, MORE = 1, SLOW_PATH = 2 };
 
 /* The clock of time.monotonic(). */
 static double
@@ -165,9 +165,9 @@ goes_on(PyObject *summary, PyObject *choice)
     return answer;
 }
 
-/* Records a chunk of one choice that goes on, without usage, which is what nearly all are: `record_chunk` of
-   app/services/endpoints/chunk_stream.py for these. Returns 1 if it did, 0 with nothing recorded for another chunk, -1
-   with an exception. */
+/* Records a chunk of one choice that goes on, without usage, as nearly all chunks are. For these it does the same as
+   `record_chunk` of app/services/endpoints/chunk_stream.py. Returns 1 if it did, 0 with nothing recorded for another
+   chunk, -1 with an exception. */
 static int
 record_usual(PyObject *summary, PyObject *chunk, double now_s)
 {
@@ -197,7 +197,7 @@ record_usual(PyObject *summary, PyObject *chunk, double now_s)
     return answer < 0 || (answer && set_time(summary, name_first_output_s, now_s) < 0) ? -1 : 1;
 }
 
-/* Records the data of an event: LONG_WAY with nothing recorded, MORE, or NO_MORE if the client does not get it. */
+/* Records the data of an event: SLOW_PATH with nothing recorded, MORE, or NO_MORE if the client does not get it. */
 static enum outcome
 note(Passage *self, PyObject *event_data, double now_s)
 {
@@ -205,8 +205,8 @@ note(Passage *self, PyObject *event_data, double now_s)
     if (chunk == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return FAILED;
-        PyErr_Clear(); /* On the long way it is decoded again, and what that raises is handled. */
-        return LONG_WAY;
+        PyErr_Clear(); /* The slow path decodes it again, and handles the exception. */
+        return SLOW_PATH;
     }
     enum outcome outcome = FAILED;
     int recorded = record_usual(self->summary, chunk, now_s);
@@ -217,7 +217,7 @@ note(Passage *self, PyObject *event_data, double now_s)
         if (now != NULL)
             kind = PyObject_CallFunctionObjArgs(self->record, chunk, self->summary, now, NULL);
         if (kind == Py_None)
-            outcome = LONG_WAY;
+            outcome = SLOW_PATH;
         else if (kind == self->usage_kind) {
             int is_shown = is_true(self->reader, name_show_usage);
             outcome = is_shown < 0 ? FAILED : is_shown ? MORE : NO_MORE;
@@ -231,8 +231,8 @@ note(Passage *self, PyObject *event_data, double now_s)
     return outcome;
 }
 
-/* Writes a chunk to the client. What it does not accept is kept. Whoever sends that later meets the error, if it was one,
-   and then the client is gone. */
+/* Writes a chunk to the client. Bytes that its socket does not accept are kept and sent later. After an error the later
+   send fails too, which shows that the client is gone. */
 static enum outcome
 write_chunk(Passage *self, const char *bytes, Py_ssize_t size)
 {
@@ -278,12 +278,12 @@ pass_on(Passage *self, PyObject *chunk, Py_ssize_t begin)
         return FAILED;
     enum outcome outcome = note_arrival(self->summary, now_s) < 0 ? FAILED : note(self, event_data, now_s);
     Py_DECREF(event_data);
-    if (outcome == FAILED || outcome == LONG_WAY)
+    if (outcome == FAILED || outcome == SLOW_PATH)
         return outcome;
     if (add(self->summary, name_bytes_received, data_bytes + FRAME_BYTES) < 0)
         return FAILED;
     if (outcome == NO_MORE)
-        return MORE; /* no more of this event, but of the stream */
+        return MORE; /* of the stream; this event is done */
     if (add(self->summary, name_bytes_sent, data_bytes + FRAME_BYTES) < 0)
         return FAILED;
     if (set_time(self->summary, name_last_sent_s, now_s) < 0)
@@ -301,7 +301,7 @@ read_digit(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* Returns where the data of the event begins if `bytes` are one chunk with one event of one line, else 0. */
+/* Returns the offset of the event's data if `bytes` are one chunk with one event of one line, else 0. */
 static Py_ssize_t
 find_data(const char *bytes, Py_ssize_t size)
 {
@@ -328,7 +328,7 @@ on_data(Passage *self, PyObject *data)
     Py_ssize_t begin = self->is_usual ? find_data(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) : 0;
     if (begin) {
         enum outcome outcome = pass_on(self, data, begin);
-        if (outcome != LONG_WAY)
+        if (outcome != SLOW_PATH)
             return outcome;
     }
     PyObject *taken = PyObject_CallMethodOneArg(self->body, name_take, data);
@@ -409,7 +409,7 @@ take_exception(void)
 #endif
 }
 
-/* Reads the provider's socket and passes on what has arrived. */
+/* Reads the provider's socket and passes on the bytes. */
 static PyObject *
 passage_on_readable(Passage *self, PyObject *Py_UNUSED(ignored))
 {
@@ -564,7 +564,7 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "gateway_speedups",
-    .m_doc = "The compiled way of streamed events; app/speedups.py finds it.",
+    .m_doc = "The compiled path for streamed events; app/speedups.py finds it.",
     .m_size = -1,
     .m_methods = functions,
 };

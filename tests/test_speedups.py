@@ -1,4 +1,4 @@
-"""The compiled way of events is used where it is installed, belongs to this code, and is not switched off."""
+"""The compiled path for events is used where it is installed, belongs to this code, and is not switched off."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ def _check_speedups() -> Problem | None:
     if problem is None:
         return None
     return Problem(
-        f"the compiled way of events {problem}, so events take that of Python. Run `make speedups` and restart, or set"
-        " COMPILED_EVENTS=false.",
+        f"the compiled path for events {problem}, so events take the one in Python. Run `make speedups` and restart, or"
+        " set COMPILED_EVENTS=false.",
         settings=("COMPILED_EVENTS",),
     )
 

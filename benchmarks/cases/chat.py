@@ -156,7 +156,7 @@ def stream_load(stage: Stage, streams: int, per_second: int, events: int = EVENT
 def measure_streams(stage: Stage, results: Results) -> None:
     """Measures concurrent streams, each case only with subjects that it is informative for, or a run would take hours.
 
-    The compiled way of events is also measured, if it is built.
+    The compiled path for events is also measured, if it is built.
 
     LiteLLM cannot hold more than 100. Envoy with so few, and the provider alone with 20 events/s, are almost idle.
     """

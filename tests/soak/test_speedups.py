@@ -1,4 +1,4 @@
-"""The compiled way of events loses no memory: a million events of all kinds, and streams that begin and end."""
+"""The compiled path for events loses no memory: a million events of all kinds, and streams that begin and end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def coded(event: bytes) -> bytes:
 
 
 class Source:
-    """A stream's two sockets and its passage; the long way is replaced by a body that accepts everything."""
+    """A stream's two sockets and its passage; the slow path is replaced by a body that accepts everything."""
 
     def __init__(self) -> None:
         self.theirs, ours = socket.socketpair()

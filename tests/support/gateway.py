@@ -183,7 +183,7 @@ def base_settings(place: Path, database_url: str) -> dict[str, str]:
 def clean_environment() -> dict[str, str]:
     """Returns the environment variables that any process needs, without settings of the gateway.
 
-    The only exception is COMPILED_EVENTS: `COMPILED_EVENTS=false make test` tests the way of events in Python even if
+    The only exception is COMPILED_EVENTS: `COMPILED_EVENTS=false make test` tests the Python path for events even if
     the compiled one is built.
     """
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "COMPILED_EVENTS")

@@ -85,7 +85,7 @@ class Collector(Protocol):
 
 
 class NoteSteps(NamedTuple):
-    """The two steps of `StreamProtocol.note`. The compiled way of events takes the second one for most chunks itself.
+    """The two steps of `StreamProtocol.note`. The compiled path for events takes the second one for most chunks itself.
 
     Attributes:
         decode: data → its chunk, with the attributes of `Chunk` (chunk_stream.py); raises for other data.
@@ -103,7 +103,7 @@ class StreamProtocol(Protocol):
         title: the name of such a stream in messages, as in "part of a chat stream".
         heartbeat: the bytes for the client while the provider is silent; SDKs do not take them for an event.
         event_names: the names of events that may hold part of the response; b"" stands for events without a name.
-        note_steps: the steps of `note` for the compiled way of events; None if its chunks do not have `Chunk`'s form.
+        note_steps: the steps of `note` for the compiled path for events; None if its chunks do not have `Chunk`'s form.
     """
 
     @property

@@ -3,7 +3,7 @@
 sse.py                 framing: splits bytes into events
 event_reader.py        interprets events by the endpoint's protocol
 relay.py               sockets, clocks, heartbeat
-passage.py             the short way of nearly all events, past these three
+passage.py             the fast path for nearly all events, past these three
 client_connection.py   whether the client is still connected, and how events are sent to it
 """
 

@@ -1,9 +1,9 @@
-"""The short way: a fast path for events from the provider to the client, which nearly all events take.
+"""The fast path for events from the provider to the client, which nearly all events take.
 
 Data nearly always arrives as one chunk of the transfer coding with one event of one line. That form is recognised here
-as a whole and sent to the client unchanged, chunk header included. Everything else goes the long way, through the body,
-the relay and the reader, which alone interpret it; an event is passed on to them untouched. The short way takes 5 calls
-of Python functions in place of 11, and a sixth less CPU time. If `make speedups` has built it, the same code runs
+as a whole and sent to the client unchanged, chunk header included. Everything else takes the slow path, through the
+body, the relay and the reader, which alone interpret it; an event is passed on to them untouched. The fast path takes 5
+calls of Python functions in place of 11, and a sixth less CPU time. If `make speedups` has built it, the same code runs
 compiled: speedups/gateway_speedups.c has the steps of this file under the same names.
 """
 
@@ -28,7 +28,7 @@ _START = re.compile(rb"([0-9A-Fa-f]{1,8})\r\ndata: \{")
 _END = b"}\n\n\r\n"
 _AFTER_DATA_BYTES = 4  # The blank line, and the end of the chunk.
 
-# Longer events go the long way, where they are decoded with care for the garbage collector.
+# Longer events take the slow path, where they are decoded with care for the garbage collector.
 _LONGEST = 8_000
 
 
@@ -37,7 +37,7 @@ class Passage:
 
     Args:
         body: the stream's body.
-        reader: reads the events that go the long way. It must show its events to the client unchanged.
+        reader: reads the events that take the slow path. It must show its events to the client unchanged.
         descriptor: the number of the client's socket, which accepts chunks of the transfer coding. It stays open while
             the body is received, because the greenlet that closes it waits for that.
         keep_unsent: called with the bytes that the client's socket did not accept; returns whether more may be sent.
@@ -59,7 +59,7 @@ class Passage:
 
         Raises:
             ClientGone: the client has disconnected.
-            Exception: as on the long way.
+            Exception: as on the slow path.
         """
         if self._is_usual and data.endswith(_END) and len(data) < _LONGEST:
             start = _START.match(data)
@@ -76,7 +76,7 @@ class Passage:
         return more
 
     def _pass_on(self, chunk: bytes, event_data: bytes, event_bytes: int) -> bool | None:
-        """Sends an event to the client; returns whether more is wanted, or None if the event must go the long way."""
+        """Sends an event to the client; returns whether more is wanted, or None if it must take the slow path."""
         now_s = time.monotonic()
         summary = self._summary
         if (gap_s := now_s - summary.last_arrival_s) > summary.longest_gap_s and summary.events:

@@ -86,7 +86,7 @@ class Relay:
         self._state = _State.OPEN
         self._pending = b""
         self._channel: Channel | None = None
-        # Receives the provider's bytes in place of the body: the short way to the client, once there is one.
+        # Receives the provider's bytes in place of the body: the fast path to the client, once there is one.
         self._on_data: Callable[[bytes], bool] | None = None
         self.summary.last_arrival_s = self.summary.last_sent_s = time.monotonic()
 
@@ -164,7 +164,7 @@ class Relay:
     def _wait_for_block(self) -> bytes:
         """Returns the next block for gunicorn to send. During the wait most events bypass it and go to the channel."""
         if self._on_data is None and self._channel is not None:
-            self._on_data = self._find_short_way(self._channel)
+            self._on_data = self._find_fast_path(self._channel)
         while True:
             self._raise_if_time_is_up()
             tick_s = self._tick_s if self._first_event_by_s is None else self._get_tick_s(self._first_event_by_s)
@@ -218,8 +218,8 @@ class Relay:
             self._state = _State.BLOCKED
         return accepted_all
 
-    def _find_short_way(self, channel: Channel) -> Callable[[bytes], bool] | None:
-        """Returns the short way, or None if the client gets the events in another form, or not directly."""
+    def _find_fast_path(self, channel: Channel) -> Callable[[bytes], bool] | None:
+        """Returns the fast path, or None if the client gets the events in another form, or not directly."""
         raw_socket = channel.get_raw_socket()
         if raw_socket is None or not self._reader.shows_events:
             return None

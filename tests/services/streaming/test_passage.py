@@ -1,6 +1,6 @@
-"""The short way of events is equivalent to the long way: the same bytes, summary and error, however a stream is cut.
+"""The fast path for events is equivalent to the slow path: the same bytes, summary and error, however a stream is cut.
 
-So is the compiled short way, if it is built.
+So is the compiled fast path, if it is built.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def sockets() -> Iterator[None]:
 
 
 class LongWay(BufferedResponse):
-    """A response that can only be written to by `push`, so that all events take the long way."""
+    """A response that can only be written to by `push`, so that all events take the slow path."""
 
     def get_raw_socket(self) -> None:
         """Returns None."""
@@ -76,7 +76,7 @@ class Connection:
 class Outcome:
     """The result of a stream: the body that the client got, whether it was whole, the summary, and the error.
 
-    `taken` is the number of pieces that took the long way.
+    `taken` is the number of pieces that took the slow path.
     """
 
     body: bytes
@@ -179,7 +179,7 @@ def decode(coded: bytes) -> bytes:
 
 
 def compare(pieces: list[bytes], *, show_usage: bool = True) -> Outcome:
-    """Relays a stream in all ways, asserts that the outcomes are equal, and returns that of the short ways."""
+    """Relays a stream on all paths, asserts that the outcomes are equal, and returns that of the fast paths."""
     long = relay(pieces, LongWay, show_usage=show_usage)
     short = relay(pieces, BufferedResponse, show_usage=show_usage)
     assert (short.body, short.is_whole) == (long.body, long.is_whole)
@@ -279,7 +279,7 @@ def test_a_cut_anywhere_does_the_same() -> None:
         compare([FIRST, stream[len(FIRST) : cut], stream[cut:] + NEXT, NEXT, *ENDS])
 
 
-def test_usual_events_take_the_short_way() -> None:
+def test_usual_events_take_the_fast_path() -> None:
     texts = [event_bytes(chunk(str(number))) for number in range(20)]
     outcome = compare([*map(coded, texts), *ENDS])
     assert outcome.body == b"".join(texts) + event_bytes(chunk(finish="stop")) + event_bytes(usage_chunk()) + DONE
