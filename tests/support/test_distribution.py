@@ -11,6 +11,8 @@ from tests.support.tree import ROOT
 def test_every_name_is_the_beginning_of_a_file() -> None:
     names = [*_LONGEST, *(file for files in _TOGETHER for file in files)]
     assert [name for name in names if not list((ROOT / "tests").glob(f"{name}*"))] == []
+    groups = {group_of(str(path.relative_to(ROOT))).removeprefix("tests/") for path in ROOT.glob("tests/**/test_*.py")}
+    assert [name for name in _LONGEST if not any(group.startswith(name) for group in groups)] == []
 
 
 def test_files_that_share_a_gateway_are_one_group_and_others_are_their_own() -> None:
