@@ -56,6 +56,11 @@ def _parse_options() -> argparse.Namespace:
         "--against", type=Path, help="another checkout of the gateway, to be measured beside this one, on its .venv"
     )
     parser.add_argument("--python", type=Path, help="another Python on which the gateway and the bare route run too")
+    parser.add_argument(
+        "--idle-postgres",
+        action="store_true",
+        help="run PostgreSQL at idle priority: the load and the provider on its core do not wait for it",
+    )
     parser.add_argument("--publish", action="store_true", help="write the figures into docs/")
     parser.add_argument("--report", type=Path, help="measure nothing; report the numbers in this CSV file")
     return parser.parse_args()
@@ -75,7 +80,7 @@ def _run(options: argparse.Namespace, results: Results) -> None:
     repeats = options.repeat or (_QUICK_REPEATS if options.quick else _REPEATS)
     peers = tuple(_PEERS[name] for name in options.peers)
     began_s = time.monotonic()
-    with Stage(Options(options.quick, peers, options.against, options.python)) as stage:
+    with Stage(Options(options.quick, peers, options.against, options.python, options.idle_postgres)) as stage:
         results.facts |= _facts(options, repeats)
         for stage.repeat in range(1, repeats + 1):
             for name in options.cases:
@@ -112,6 +117,8 @@ def _facts(options: argparse.Namespace, repeats: int) -> dict[str, str]:
     if options.against is not None:
         facts["other checkout"] = _describe_commit(options.against)
         facts["Python of the other checkout"] = describe_interpreter(get_interpreter_of(options.against))
+    if options.idle_postgres:
+        facts["PostgreSQL"] = "at idle priority"
     if options.quick:
         facts["quick"] = "half the usual length of each measurement"
     return facts

@@ -18,7 +18,7 @@ from app.dev import EmbeddedPostgres, start_sandbox
 from benchmarks import peers, proxies
 from benchmarks.gateways import Gateway, copy_tree, prepare_database, start_gateway
 from benchmarks.interpreters import get_interpreter_of, make_environment
-from benchmarks.machine import CannotRun, Cores, choose_cores
+from benchmarks.machine import CannotRun, Cores, choose_cores, get_process_tree
 from benchmarks.native import Load, LoadRun, compile_native, start_upstream
 from benchmarks.peers import Peer
 from benchmarks.results import BARE, COMPILED, ELSEWHERE, GATEWAY, OTHER
@@ -43,12 +43,15 @@ class Options:
         peers: the names of the servers to compare with.
         against: another checkout, measured beside this one, on the interpreter of its own `.venv`.
         python: another interpreter, on which the gateway and the bare route are measured too.
+        idle_postgres: whether PostgreSQL runs at idle priority, so that the load generator and the provider never wait
+            for it on the core that they share. The records may then be shipped late.
     """
 
     quick: bool = False
     peers: tuple[str, ...] = ("nginx",)
     against: Path | None = None
     python: Path | None = None
+    idle_postgres: bool = False
 
 
 class Stage:
@@ -90,7 +93,10 @@ class Stage:
         # A run has about a dozen gateways with up to six connections for each worker, and processes with 64 more.
         self.server = EmbeddedPostgres(self.place / "postgres", settings={"max_connections": "300"})
         self._stack.callback(self.server.close)
-        self.server.start()
+        server = self.server.start().process
+        if self.options.idle_postgres:
+            for pid in get_process_tree(server.pid):
+                os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))  # Later processes inherit it.
         self.database_url = self.server.ensure_database("gateway")
 
     def settings(self, base_url: str | None = None) -> dict[str, str]:
