@@ -81,7 +81,8 @@ class Predecessors:
 
     def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Tells them to drain, or with SIGQUIT to end at once, and leaves nothing to a next start until `note` does."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # A file that cannot be removed must not prevent a stop.
+            self._path.unlink(missing_ok=True)
         self._killed, self._noted = {}, None
         while self.serving:
             with suppress(OSError):  # It has ended, and its id may belong to another user's process.

@@ -68,6 +68,18 @@ def test_who_has_a_main_process_that_lives_is_left_alone(worker: subprocess.Pope
         assert predecessors.serving == [] and worker.poll() is None
 
 
+def test_a_directory_that_is_broken_does_not_prevent_a_stop(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    directory.mkdir()
+    file = directory / "handover-8000.json"
+    file.write_text(json.dumps({worker.pid: _read_start(worker.pid)}))
+    predecessors = Predecessors(file)
+    directory.rename(tmp_path / "moved")
+    directory.touch()
+    predecessors.retire()
+    assert worker.wait(30) == -signal.SIGTERM and predecessors.serving == []
+
+
 def test_a_worker_tells_a_killed_main_process_from_one_that_has_handed_over(
     worker: subprocess.Popen[bytes], file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
