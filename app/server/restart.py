@@ -85,13 +85,19 @@ class Predecessors:
             self._path.unlink(missing_ok=True)
         self._killed, self._noted = {}, None
         while self.serving:
-            with suppress(OSError):  # It has ended, and its id may belong to another user's process.
-                os.kill(self.serving.pop(), number)
+            pid = self.serving.pop()
+            if self._lives(pid):
+                with suppress(OSError):  # It has ended this instant.
+                    os.kill(pid, number)
 
     def wait(self, deadline_s: float) -> None:
         """Waits until all have ended, but no longer than until `deadline_s` on the monotonic clock."""
-        while time.monotonic() < deadline_s and any(_read_start(pid) == at for pid, at in self._starts.items()):
+        while time.monotonic() < deadline_s and any(map(self._lives, self._starts)):
             time.sleep(_LOOK_S)
+
+    def _lives(self, pid: int) -> bool:
+        """Returns whether a worker still runs; its id may belong to another process by now."""
+        return _read_start(pid) == self._starts[pid]
 
     def hand_on(self, workers: Collection[int]) -> int:
         """Leaves them and the workers of this process to the next main process; returns how many go on serving.
@@ -117,7 +123,8 @@ class Predecessors:
                 self._path.unlink(missing_ok=True)
 
     def _leave(self, workers: Collection[int], main: dict[int, str]) -> int:
-        left = {pid: started for pid in (*self.serving, *workers) if (started := _read_start(pid)) is not None}
+        left = {pid: self._starts[pid] for pid in self.serving if self._lives(pid)}
+        left |= {pid: started for pid in workers if (started := _read_start(pid)) is not None}
         unfinished = self._path.with_suffix(".new")
         unfinished.write_text(json.dumps(self._killed | main | left))
         unfinished.replace(self._path)

@@ -68,6 +68,20 @@ def test_who_has_a_main_process_that_lives_is_left_alone(worker: subprocess.Pope
         assert predecessors.serving == [] and worker.poll() is None
 
 
+def test_a_process_that_has_the_id_of_a_worker_by_now_is_neither_handed_on_nor_told(
+    worker: subprocess.Popen[bytes], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(json.dumps({worker.pid: _read_start(worker.pid)}))
+    predecessors = Predecessors(file)
+    assert predecessors.serving == [worker.pid]
+    # The kernel gives an id again only after millions of processes, so the worker gets another start time instead.
+    monkeypatch.setitem(predecessors._starts, worker.pid, "1")
+    assert predecessors.hand_on([1]) == 1 and _read_file(file) == {1: str(_read_start(1))}
+    predecessors.retire()
+    worker.send_signal(signal.SIGVTALRM)  # The first signal that ends a process is the one that it reports.
+    assert worker.wait(30) == -signal.SIGVTALRM
+
+
 def test_a_directory_that_is_broken_does_not_prevent_a_stop(worker: subprocess.Popen[bytes], tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     directory.mkdir()
