@@ -57,8 +57,9 @@ def stop_while_checking(server: Any, check: int) -> None:
     """
 
     def halt(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(check, signal.SIGKILL)
+        with suppress(ChildProcessError):  # Its end was waited for, and its id may belong to another process by now.
+            if os.waitpid(check, os.WNOHANG)[0] == 0:
+                os.kill(check, signal.SIGKILL)
         server.halt()
 
     for number in (signal.SIGTERM, signal.SIGINT):
