@@ -108,7 +108,7 @@ def on_starting(server: Any) -> None:
         if child == 0:
             os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
         stop_while_checking(server, child)
-        if os.waitpid(child, 0)[1] != 0:
+        if server.predecessors.tell_until_end(child) != 0:  # The check may wait long for the database.
             sys.exit(1)
 
 

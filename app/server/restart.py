@@ -31,6 +31,8 @@ RESTART_SIGNAL = signal.Signals(getattr(signal, "SIGRTMIN", signal.SIGTERM))
 SERVES_ON_S = 10.0
 # The interval of checks whether a worker that is not a child process has ended.
 _LOOK_S = 0.1
+# The interval of checks whether a child process has ended, for which a start waits.
+_CHILD_LOOK_S = 0.02
 # Entries of main processes in the file begin with this. A worker's entry is only its start time, and earlier code
 # ignores all other entries.
 _MAIN = "main "
@@ -78,6 +80,13 @@ class Predecessors:
         """Tells them that a start is in progress, so that they serve until it is done."""
         with suppress(OSError):
             os.utime(self._path)
+
+    def tell_until_end(self, child: int) -> int:
+        """Waits for a child process of a start, and tells them meanwhile; returns the exit code of the process."""
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+            self.tell()
+            time.sleep(_CHILD_LOOK_S)
+        return os.waitstatus_to_exitcode(ended[1])
 
     def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Tells them to drain, or with SIGQUIT to end at once, and leaves nothing to a next start until `note` does."""
