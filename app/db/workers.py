@@ -6,7 +6,7 @@
     left_rows     it stopped and left rows in its journal, which another worker adopts
     adopted       another worker has delivered its journal
     written_off   the operator said that its journal is gone
-    reconciled    the database was restored from before its end, and its delivered journal is part of the loss
+    reconciled    the database was restored from before its end; its journal had been delivered to the lost state
 
 A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
 none does, because the host is gone, the row is `missing`.

@@ -68,7 +68,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         self.headers: list[tuple[str, str]] = []
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Accepts the status and the headers from the application, by WSGI.
+        """Accepts the status and the headers from the application (WSGI's `start_response`).
 
         gunicorn's own method handles the cases with more steps: a response without a body, and one that fails.
         """
