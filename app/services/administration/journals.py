@@ -16,7 +16,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
     """Delivers all journals in a directory, such as the copied JOURNAL_DIR of a host that will not come back.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         root: a JOURNAL_DIR, or the directory of one worker. Delivered journals are removed.
         tell: called for each delivered journal.
 
@@ -58,7 +58,7 @@ def write_off_worker(actor: str, worker_id: str, confirm: Callable[[dict[str, in
     """Gives up the journal of a missing worker.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         worker_id: the worker.
         confirm: called with the result that `write_off_host` would have; if it raises, nothing is written off.
 
