@@ -1,8 +1,8 @@
 """HTTP helpers for the routes and the application: hooks of every request, access, typed queries, responses.
 
 application.py  Flask without the parts that a JSON API does not use
-hooks.py        request id, error format, log line
-error_shapes.py the format of errors below a path
+hooks.py        request id, error shape, log line
+error_shapes.py the shape of errors below a path
 similar_path.py the closest path to an unknown one; missing_apis.py  advice about APIs that the gateway lacks
 access.py       which routes require a gateway key
 client_address.py  the sender of a request, and whether it may see the gateway's internals
