@@ -92,7 +92,7 @@ def test_a_worker_is_live_then_missing_then_closed(engine: Engine) -> None:
     upsert_closed(engine, "1", "drained")
     upsert_closed(engine, "2", "left_rows")
     assert _ids(engine, "live") == _ids(engine, "missing") == []
-    # A heartbeat that was sent before the end but is carried out after it changes nothing.
+    # A report that was sent before the end but is carried out after it changes nothing.
     _register(engine, "1")
     assert _ids(engine, "live") == []
     _move(engine, "2", MISSING_AFTER_S + 1, "closed_at")

@@ -96,7 +96,7 @@ def test_the_lost_records_are_those_that_are_named(
         else:
             wait_until(lambda: len(tables.outcomes()) == len(sent), 60, "the rows again")
         tables.execute("UPDATE worker SET last_seen_at = now() - interval '10 minutes' WHERE closed_how IS NULL")
-        wait_until(lambda: tables.select(SEEN)[0][0] == 2, 60, "a sign of life of the workers")
+        wait_until(lambda: tables.select(SEEN)[0][0] == 2, 60, "a report of the workers")
         app = create_app(load_settings(settings))
         done = app.test_cli_runner().invoke(args=["db", "reconcile-ledger", "--close-missing"])
         use_settings(None)

@@ -36,7 +36,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
         live = select_live_workers(connection, found)
     if live:
         raise Conflict(
-            f"The worker {live[0]} gave a sign of life in the last three minutes, so it delivers its journal itself,"
+            f"The worker {live[0]} reported in the last three minutes, so it delivers its journal itself,"
             f" and what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
         )
     adopted: list[AdoptedJournal] = []
@@ -114,6 +114,6 @@ def _raise_if_none(requests: dict[str, int], *, worker_id: str | None = None, ho
     if worker_id is not None:
         raise NotFound(f"No missing worker has the id {worker_id!r}. GET /api/activity/integrity lists them.")
     raise NotFound(
-        f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
+        f"No worker of a host {host!r} is missing; one is after three minutes without a report."
         " `bin/gateway journal list` lists hosts."
     )
