@@ -179,7 +179,7 @@ class _Commands(LimitCommands):
         from prometheus_client import REGISTRY
 
         from app.runtime import get_component
-        from app.services.health.book_gauges import BookGauges
+        from app.services.health.ledger_gauges import BookGauges
 
         get_component(BookGauges).update()
         samples = [sample for family in REGISTRY.collect() for sample in family.samples]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from app.db import read_connection, write_connection
-from app.db.lease_books import (
+from app.db.lease_sums import (
     Forgiven,
     LeaseRow,
     Mistake,

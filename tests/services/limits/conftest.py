@@ -10,7 +10,7 @@ import pytest
 from app.config import load_settings
 from app.runtime import Runtime
 from app.services.limits import Limits
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetBooks
 
 MakeLimits = Callable[..., Limits]
 

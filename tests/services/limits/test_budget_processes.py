@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.activity_tables import adopt_all, wait_until_shipped
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetBooks
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count, soak_only

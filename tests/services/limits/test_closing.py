@@ -18,7 +18,7 @@ from app.runtime import Runtime
 from app.services.journal.orphans import OrphanAdopter
 from app.services.limits import get_period
 from tests.support.activity_tables import adopt_all, journal_directories
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetBooks
 from tests.support.recording_process import RecordingProcess
 
 

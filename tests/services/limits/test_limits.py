@@ -18,7 +18,7 @@ from app.services.limits.acquisition import take_at_once
 from app.services.limits.budget_pots import BudgetPot
 from app.services.limits.lease_draws import MAX_POTS
 from tests.services.limits.conftest import MakeLimits
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetBooks
 from tests.support.database_clock import shift_clock
 from tests.support.waiting import wait_until
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.services.limits.test_budget_processes import PROCESSES, ask_all, start, stop_all
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetBooks
 from tests.support.disturbing_proxy import FATES, running_disturbing_proxy
 from tests.support.soak import FULL, soak_only
 

@@ -63,6 +63,6 @@ class BookGauges(Component):
         self._closed.set()
 
 
-def start_book_gauges() -> None:
+def start_ledger_gauges() -> None:
     """Starts the updates of this process. Called once per worker, after the fork."""
     get_component(BookGauges).start()

@@ -14,13 +14,13 @@ from sqlalchemy import Connection, Engine, text
 from app.db.activity import insert_activity
 from app.db.budgets import select_budget
 from app.db.fold import fold_deltas
-from app.db.lease_books import (
+from app.db.lease_merging import merge_old_leases
+from app.db.lease_sums import (
     insert_earlier_charges,
     select_leases,
     select_mistakes,
     update_forgiven,
 )
-from app.db.lease_merging import merge_old_leases
 from app.db.leases import close_leases, compute_period_id, draw_leases
 from app.services.administration.earlier import charge_earlier_requests
 from app.services.journal import make_request_id
