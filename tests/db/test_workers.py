@@ -146,7 +146,7 @@ def test_a_missing_worker_is_written_off_and_corrected_if_its_journal_turns_up(e
     assert _sums(engine)["unrecorded"] == 0 and _ids(engine, "live") == ["1"]
 
 
-def test_the_books_do_not_balance_while_a_worker_is_written_off_that_had_reported_nothing(
+def test_the_ledger_does_not_balance_while_a_worker_is_written_off_that_had_reported_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _empty(engine)

@@ -32,7 +32,7 @@ def list_leases() -> list[LeaseRow]:
         return select_leases(connection, MAX_LISTED)
 
 
-def check_books() -> list[Mistake]:
+def check_leases() -> list[Mistake]:
     """Returns the disagreements between the sums of budgets; [] if there are none.
 
     Raises:

@@ -33,13 +33,13 @@ class _Gauges:
 _get_gauges = cache(_Gauges)
 
 
-class BookGauges(Component):
+class LedgerGauges(Component):
     """Updates them every minute in its own thread, because the other gauges must not wait for the database."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="book-gauges", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ledger-gauges", daemon=True)
 
     def start(self) -> None:
         """Starts the updates; call it once."""
@@ -65,4 +65,4 @@ class BookGauges(Component):
 
 def start_ledger_gauges() -> None:
     """Starts the updates of this process. Called once per worker, after the fork."""
-    get_component(BookGauges).start()
+    get_component(LedgerGauges).start()
