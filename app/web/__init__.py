@@ -4,7 +4,7 @@ application.py  Flask without the parts that a JSON API does not use
 hooks.py        request id, error shape, log line
 error_shapes.py the shape of errors below a path
 similar_path.py the closest path to an unknown one; missing_apis.py  advice about APIs that the gateway lacks
-access.py       which routes require a gateway key
+access.py       which routes require a gateway key; credentials.py  the key sent with a request
 client_address.py  the sender of a request, and whether it may see the gateway's internals
 cors.py         programs in browsers
 query.py        query strings read into typed Structs; json_body.py  bodies of the gateway's own API
