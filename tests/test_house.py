@@ -35,6 +35,7 @@ LEAVES = {
     "metric_labels",
     "metric_numbers",
     "metrics",
+    "periodic",
     "revisions",
     "run_file",
     "runtime",
