@@ -89,7 +89,8 @@ def _merge(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys:
 
     A key whose holder is unknown is left out, because it would have no limits; one without a holder has the gateway's.
     """
-    keys = held.keys if _KEYS in empty else found.keys
+    # A copy, because lookups add keys to the current ones during the pauses.
+    keys = held.keys.copy() if _KEYS in empty else found.keys
     limits = held if {_SUBJECTS, _BUDGETS} & set(empty) or _KEYS not in empty else found
     with_limits = {
         digest: key

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from app.config import load_settings
+from app.db.limit_tables import GATEWAY_ID
 from app.errors import Unavailable
 from app.runtime import Runtime, get_component, use_settings
 from app.services.administration import delete_group, delete_holder
 from app.services.health import get_readiness
 from app.services.keys import Key, digest_of, half_restored
+from app.services.keys.live_keys import LiveKeys
 from app.services.keys.lookups import KeyLookups
 from app.services.keys.snapshot import KeySnapshot
+from app.services.limits import Subject
 from tests.support.dumps import run_tool
 from tests.support.keys import ACTOR, create_key, revoke_key
 from tests.support.limited_keys import make_group, make_limited_key
@@ -178,3 +182,16 @@ def test_deleting_the_last_holders_and_groups_with_budgets_is_no_restore(databas
         subjects = [subject for policy in snapshot.policies.values() for subject in policy.subjects]
         assert [subject.requests_per_minute for subject in subjects] == [1]
     use_settings(None)
+
+
+def test_a_key_that_is_looked_up_while_a_doubtful_answer_is_merged_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second, later = (Key(id=name, name=name) for name in ("first", "second", "later"))
+    subjects = {GATEWAY_ID: Subject(GATEWAY_ID, "gateway", "gateway", None, (), None, None, None, None, ())}
+    found, held = LiveKeys({}, subjects, {}), LiveKeys({b"1": first, b"2": second}, subjects, {})
+    monkeypatch.setattr(half_restored, "_SLICE_ITEMS", 1)
+    # What another greenlet does in a pause.
+    monkeypatch.setattr("app.yielding.time", SimpleNamespace(sleep=lambda pause_s: held.keys.update({b"3": later})))
+    believed = half_restored.Doubt().judge(found, {"api_key"}, held)
+    assert believed is not None and believed.keys == {b"1": first, b"2": second} and b"3" in held.keys
