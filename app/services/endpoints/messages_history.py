@@ -11,10 +11,10 @@ import json
 from typing import Any
 
 from app.errors import BadRequest
+from app.services.endpoints.endpoint import make_parameter_error
 from app.services.endpoints.messages_blocks import (
     Omit,
     join_parts,
-    make_block_error,
     make_parts,
     make_text_parts,
     read_blocks,
@@ -62,9 +62,9 @@ def _find_other(entries: list[_Entry], start: int, *, is_assistant: bool) -> int
 
 def _check(message: Any, position: int, omit: Omit) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise make_block_error(f"messages[{position}]", "be an object with `role` and `content`")
+        raise make_parameter_error(f"messages[{position}]", "be an object with `role` and `content`")
     if message.get("role") not in _ROLES:
-        raise make_block_error(f"messages[{position}].role", f"be one of {', '.join(_ROLES)}")
+        raise make_parameter_error(f"messages[{position}].role", f"be one of {', '.join(_ROLES)}")
     for name in message:
         if name not in ("role", "content"):
             omit(f"messages[].{name}")
@@ -90,7 +90,7 @@ class _Answer:
         if kind == "tool_use":
             call = _make_call(block, path)
             if call["id"] in self.calls:
-                raise make_block_error(f"{path}.id", "differ from the ids of the other calls of this turn")
+                raise make_parameter_error(f"{path}.id", "differ from the ids of the other calls of this turn")
             self.calls[call["id"]] = call
         elif kind == "thinking":
             self.thoughts.append(str(block.get("thinking") or ""))
@@ -99,7 +99,7 @@ class _Answer:
         else:
             parts = make_parts(block, path, self._omit)
             if any(part["type"] != "text" for part in parts):
-                raise make_block_error(f"{path}.type", "not be an image in a message of the assistant")
+                raise make_parameter_error(f"{path}.type", "not be an image in a message of the assistant")
             self.texts += [part["text"] for part in parts]
 
 
@@ -124,9 +124,9 @@ def _translate_assistant(entries: list[_Entry], omit: Omit) -> tuple[dict[str, A
 def _make_call(block: dict[str, Any], path: str) -> dict[str, Any]:
     for name in ("id", "name"):
         if not isinstance(block.get(name), str) or not block[name]:
-            raise make_block_error(f"{path}.{name}", "be a string")
+            raise make_parameter_error(f"{path}.{name}", "be a string")
     if not isinstance(block.get("input"), dict):
-        raise make_block_error(f"{path}.input", "be an object")
+        raise make_parameter_error(f"{path}.input", "be an object")
     # With spaces, as most models write JSON, so that more of it matches the provider's cache.
     arguments = json.dumps(block["input"], ensure_ascii=False)
     function = {"name": shorten_name(block["name"]), "arguments": arguments}
@@ -184,9 +184,9 @@ def _label(call_id: str, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _get_call_id(block: dict[str, Any], path: str, calls: dict[str, str], results: dict[str, Any]) -> str:
     call_id = block.get("tool_use_id")
     if not isinstance(call_id, str) or call_id not in calls:
-        raise make_block_error(f"{path}.tool_use_id", "be the id of a tool_use in the previous message")
+        raise make_parameter_error(f"{path}.tool_use_id", "be the id of a tool_use in the previous message")
     if call_id in results:
-        raise make_block_error(f"{path}.tool_use_id", "not be that of another result")
+        raise make_parameter_error(f"{path}.tool_use_id", "not be that of another result")
     return call_id
 
 

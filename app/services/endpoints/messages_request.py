@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from app.services.endpoints.endpoint import make_parameter_error
-from app.services.endpoints.messages_blocks import Omit, join_parts, make_block_error, make_parts, read_blocks
+from app.services.endpoints.messages_blocks import Omit, join_parts, make_parts, read_blocks
 from app.services.endpoints.messages_body import CountTokensBody, MessagesBody, MessagesContext
 from app.services.endpoints.messages_history import translate_messages
 from app.services.endpoints.messages_tools import translate_tool_choice, translate_tools
@@ -120,7 +120,7 @@ def _read_system(system: Any, omit: Omit) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for path, block in read_blocks(system, "system", omit):
         if block["type"] != "text":
-            raise make_block_error(f"{path}.type", "be text")
+            raise make_parameter_error(f"{path}.type", "be text")
         if str(block.get("text")).startswith(_BILLING_LINE):
             omit("system[].x-anthropic-billing-header")
         else:
