@@ -35,7 +35,7 @@ class EmbeddingBody(InferenceBody, kw_only=True):
             return
         prompts = read_prompts(self.input)
         if prompts is None:
-            raise make_parameter_error("input", _FORMS)
+            raise make_parameter_error("input", _FORMS, is_missing=self.input is None)
         if are_token_ids(prompts) and not self.token_ids:
             raise BadRequest(
                 "`input` has token ids, which LangChain's OpenAIEmbeddings makes with OpenAI's tokenizer; to this "

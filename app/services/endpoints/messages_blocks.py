@@ -46,7 +46,8 @@ def read_blocks(content: Any, path: str, omit: Omit) -> list[tuple[str, dict[str
         where = f"{path}[{position}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if not isinstance(kind, str) or kind not in _KNOWN:
-            raise make_parameter_error(f"{where}.type", f"be one of {', '.join(_KNOWN)}")
+            is_missing = isinstance(block, dict) and kind is None
+            raise make_parameter_error(f"{where}.type", f"be one of {', '.join(_KNOWN)}", is_missing=is_missing)
         for name, value in block.items():
             if name != "type" and name not in _KNOWN[kind] and value is not None:
                 omit(f"content[].{name}")
@@ -91,7 +92,7 @@ def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 def _read_text(block: dict[str, Any], name: str, path: str) -> str:
     text = block.get(name)
     if not isinstance(text, str):
-        raise make_parameter_error(f"{path}.{name}", "be a string")
+        raise make_parameter_error(f"{path}.{name}", "be a string", is_missing=text is None)
     return text
 
 

@@ -158,7 +158,8 @@ def _read_effort(effort: Any, applied: list[str]) -> str:
 def _read_budget(thinking: dict[str, Any], applied: list[str]) -> str:
     budget = thinking.get("budget_tokens")
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1_024:
-        raise make_parameter_error("thinking.budget_tokens", "be a whole number of at least 1024")
+        must = "be a whole number of at least 1024"
+        raise make_parameter_error("thinking.budget_tokens", must, is_missing=budget is None)
     effort = next(each for least, each in _EFFORTS_BY_BUDGET if budget >= least)
     applied.append(f"thinking.budget_tokens={budget}->reasoning_effort={effort}")
     return effort

@@ -53,7 +53,7 @@ def translate_tools(tools: list[Any] | None, omit: Omit) -> tuple[list[dict[str,
 def _make_function(tool: dict[str, Any], path: str, omit: Omit) -> dict[str, Any]:
     schema = tool.get("input_schema")
     if not isinstance(schema, dict):
-        raise make_parameter_error(f"{path}.input_schema", "be an object")
+        raise make_parameter_error(f"{path}.input_schema", "be an object", is_missing=schema is None)
     for name, value in tool.items():
         if name not in _KNOWN and value not in (None, False):
             omit(f"tools[].{name}")
@@ -85,12 +85,12 @@ def translate_tool_choice(choice: dict[str, Any] | None, functions: list[dict[st
         name = choice.get("name")
         short = shorten_name(name) if isinstance(name, str) else None
         if all(function["function"]["name"] != short for function in functions):
-            raise make_parameter_error("tool_choice.name", "be the name of one of `tools`")
+            raise make_parameter_error("tool_choice.name", "be the name of one of `tools`", is_missing=name is None)
         fields["tool_choice"] = {"type": "function", "function": {"name": short}}
     elif kind in _CHOICES:
         fields["tool_choice"] = _CHOICES[kind]
     else:
-        raise make_parameter_error("tool_choice.type", "be auto, any, tool or none")
+        raise make_parameter_error("tool_choice.type", "be auto, any, tool or none", is_missing=kind is None)
     if choice.get("disable_parallel_tool_use") is True:
         fields["parallel_tool_calls"] = False
     return fields

@@ -41,7 +41,7 @@ class RerankBody(InferenceBody, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, str):
-            raise make_parameter_error("query", _QUERY)
+            raise make_parameter_error("query", _QUERY, is_missing=self.query is None)
         if not self.query:
             raise make_parameter_error("query", "not be empty")
         for name, advice in _UNSUPPORTED.items():

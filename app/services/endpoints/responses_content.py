@@ -81,7 +81,7 @@ def read_reasoning(item: dict[str, Any]) -> str:
 
 def _validate_list(content: Any, place: str) -> list[Any]:
     if not isinstance(content, list):
-        raise make_parameter_error(place, "be a string or a list of parts")
+        raise make_parameter_error(place, "be a string or a list of parts", is_missing=content is None)
     return content
 
 

@@ -176,7 +176,7 @@ def test_ids_of_tokens_get_advice_unless_they_are_meant(value: Any) -> None:
     ("change", "message"),
     [
         ({"input": []}, "be a text"),
-        ({"input": None}, "be a text"),
+        ({"input": None}, "`input` is required"),
         ({"input": 5}, "be a text"),
         ({"encoding_format": "int8"}, '"float" or "base64"'),
         ({"dimensions": 0}, "whole number of at least 1"),
