@@ -23,7 +23,7 @@ from app.services.alias_administration import (
 _TO_HELP = "The models, as <provider>/<model>, divided by commas; the first is asked first."
 _WEIGHTS_HELP = "Shares of the requests: a number for each model in order, as in 3,1, or <model>=3 for some of them."
 _SORT_HELP = "For each request, first the cheapest, the quickest to begin, or the fastest model."
-_OVERRIDE_HELP = "FIELD=VALUE: what each request is to have in this field; VALUE is JSON or a text. Repeatable."
+_OVERRIDE_HELP = "FIELD=VALUE: what each request is to have in this field; VALUE is JSON or a string. Repeatable."
 # The values for --clear, and an alias's field after it.
 _EMPTY: dict[str, Any] = {"sort": None, "overrides": {}, "weights": None}
 

@@ -97,7 +97,7 @@ class ResponsesBody(InferenceBody, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise make_parameter_error("input", "be a text or a list with at least one item")
+            raise make_parameter_error("input", "be a string or a list of items, and not be empty")
 
 
 def translate_request(body: dict[str, Any], fields: ResponsesBody) -> Translated:

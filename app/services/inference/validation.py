@@ -128,7 +128,7 @@ def _make_refusal(kind: type[InferenceBody], body: dict[str, Any], error: Except
         return make_parameter_error(name, _word_requirement(described), is_missing=True)
     value = body.get(name)
     if isinstance(described, inspect.DictType) and isinstance(value, dict):
-        # msgspec does not say which key has the wrong value. All values of these fields must be texts.
+        # msgspec does not say which key has the wrong value. All values of these fields must be strings.
         key = next((key for key in value if not isinstance(value[key], str)), "")
         return make_parameter_error(f"{name}.{key[:_MAX_KEY_CHARACTERS]}", _word_requirement(described.value_type))
     return make_parameter_error(name, _word_requirement(described))

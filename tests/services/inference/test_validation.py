@@ -121,8 +121,8 @@ def test_the_error_says_what_the_field_must_be(field: dict[str, Any], message: s
     ("path", "fields", "param", "message"),
     [
         ("/v1/messages", {"max_tokens": 0}, "max_tokens", "be a whole number of at least 1."),
-        ("/v1/messages", {"stop_sequences": list("abcde")}, "stop_sequences", "be a list of at most 4 texts."),
-        ("/v1/messages", {"stop_sequences": ["a", 5]}, "stop_sequences", "be a list of at most 4 texts."),
+        ("/v1/messages", {"stop_sequences": list("abcde")}, "stop_sequences", "be a list of at most 4 strings."),
+        ("/v1/messages", {"stop_sequences": ["a", 5]}, "stop_sequences", "be a list of at most 4 strings."),
         ("/v1/responses", {"metadata": {"x": "y", "a": 1}}, "metadata.a", "be a string."),
         ("/v1/responses", {"metadata": {"a": None}}, "metadata.a", "be a string."),
         ("/v1/responses", {"metadata": {"a" * 5_000: 1}}, "metadata." + "a" * 100, "be a string."),
