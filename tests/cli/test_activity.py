@@ -208,7 +208,7 @@ def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row]
         for key_id in ("", "nosuch"):
             result = _run(command, "--key", key_id)
             assert (result.exit_code, result.stdout) == (1, "")
-            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `bin/gateway keys list` shows")
+            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `bin/gateway keys list` or GET")
         assert _run(command, "--key", "env").exit_code == 0
     assert revoke_key("key-1") is not None
     assert ["requests", "5"] in [
