@@ -155,7 +155,7 @@ def test_holders_are_shown_renamed_and_deleted(run: Run) -> None:
     assert "alice" in listed and "dave" not in listed
     lines = [re.split(r"  +", line) for line in run("holders show alice").output.splitlines()]
     assert ["group", "research"] in lines and ["keys", f"{key_id} (phone)"] in lines
-    assert ["cost (USD)", "in all 0, day 0, week 0, month 0"] in lines
+    assert ["cost (USD)", "total 0, day 0, week 0, month 0"] in lines
     assert "Alice B." in run("holders rename alice 'Alice B.'").output
     for line, words in {
         "holders show alice": "There is no holder 'alice'.",
