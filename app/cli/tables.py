@@ -79,6 +79,8 @@ def _format_field(value: object) -> str:
         return f"\n{'':20} ".join(_format_attempt(attempt) for attempt in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):  # A time or a speed; amounts of money are decimals, which are shown in full.
+        return f"{value:.2f}".rstrip("0").rstrip(".")
     # Providers and clients choose some texts, and a terminal interprets control characters.
     return "".join(character if character.isprintable() else "?" for character in str(value))
 
