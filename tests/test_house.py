@@ -34,6 +34,7 @@ LEAVES = {
     "metric_labels",
     "metric_numbers",
     "metrics",
+    "periodic",
     "revisions",
     "run_file",
     "runtime",

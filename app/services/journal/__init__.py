@@ -7,7 +7,8 @@
     segment_writer.py, segment_reader.py, segment_format.py   the files
     delivery.py         writes rows and a ledger line to PostgreSQL in one statement
     repair.py           makes refused rows acceptable to PostgreSQL
-    shipper.py          delivers this process's rows          orphans.py   and those of dead workers
+    shipper.py          delivers this process's rows          orphans.py   and a dead worker's
+    orphan_adopter.py   finds the journals of dead workers
     folder.py           folds the counts of delivered rows into the sums
     retry_links.py      links the retries of SDKs to their originals
     registration.py     tells the registry that this worker lives, or how it ended

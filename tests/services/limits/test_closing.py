@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from app.config import load_settings
 from app.db import Database
 from app.db.leases import LeaseDraw, compute_period_id, draw_leases
 from app.runtime import Runtime
-from app.services.journal.orphans import OrphanAdopter
+from app.services.journal.orphan_adopter import OrphanAdopter
 from app.services.limits import get_period
 from tests.support.activity_tables import adopt_all, journal_directories
 from tests.support.budget_books import BudgetBooks
@@ -53,8 +52,7 @@ def adopt_once(runtime: Runtime, fail_after: int) -> bool:
         return False
     finally:
         event.remove(engine, "after_cursor_execute", lose_answer)
-        with suppress(OSError):
-            adopter.close()
+        adopter.close()
     return not journal_directories(runtime.settings.journal_dir.parent)
 
 
