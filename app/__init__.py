@@ -8,7 +8,7 @@ The map. Four ideas, and imports only go down:
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
-    errors.py   every error that a caller can get, in one tree and one format (limit_errors.py: those of limits)
+    errors.py   every error that a caller can get, in one tree and one shape (limit_errors.py: those of limits)
 
 Beside them: `web/` has the helpers for every HTTP request, `server/` the code that gunicorn calls, `config.py` the
 settings (`setting_values.py` parses them, `env_file.py` reads their files), `logs.py` the log, `metrics.py` the

@@ -1,4 +1,4 @@
-"""`bin/gateway audit`: shows all changes and their authors."""
+"""`bin/gateway audit`: shows all changes and who made them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
 @click.group("audit")
 def audit_group() -> None:
-    """Show who changed which key, group or budget, and how it was before."""
+    """Show changes by operators. Each says who made it, and how it was before."""
 
 
 @audit_group.command("list")

@@ -11,7 +11,7 @@ from app.logs import log_event
 from app.metrics import make_gauge
 from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
-from app.services.health.book_gauges import start_book_gauges
+from app.services.health.ledger_gauges import start_ledger_gauges
 from app.services.inference import THRESHOLDS, count_refused_models, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.keys import get_keys_state
@@ -85,7 +85,7 @@ class GaugeUpdater(Component):
 def start_gauges() -> None:
     """Starts the updates of this process's gauges. Called once per worker, after the fork."""
     get_component(GaugeUpdater).start()
-    start_book_gauges()
+    start_ledger_gauges()
 
 
 def update_gauges() -> None:

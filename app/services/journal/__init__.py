@@ -12,10 +12,11 @@
     folder.py           folds the counts of delivered rows into the sums
     retry_links.py      links the retries of SDKs to their originals
     registration.py     tells the registry that this worker lives, or how it ended
+    boot.py             the boot of its host in which a worker ran
     lease_closing.py    returns the unspent draws of an ended worker to their budgets
     orphan_backlog.py   measures the journals that dead workers have left
     kept.py             delivered journals, for a database that is restored
-    hosts.py            the hosts by their last sign of life
+    hosts.py            the hosts by their last report
     adoption.py         delivers the journals of another host, by a command
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut

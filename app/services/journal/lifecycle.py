@@ -222,8 +222,8 @@ def _compute_age_s(content: bytes | None) -> float | None:
 def start_journal(describe: Callable[[], bytes | None] | None = None) -> None:
     """Starts shipping this process's records. A worker calls it once, after the fork.
 
-    describe: returns this worker's state as JSON for the registry, or None for no state.
-        describe: returns this worker's state as JSON, for the registry; None for nothing.
+    Args:
+        describe: returns this worker's state as JSON for the registry, or None for no state.
     """
     get_component(Journal).start(describe)
 

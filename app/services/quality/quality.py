@@ -56,7 +56,7 @@ class Latencies(msgspec.Struct, frozen=True):
 
 
 class ModelQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a provider served a model in the last half hour; what was not measured is None.
+    """The measured service of a model by a provider in the last half hour; unmeasured values are None.
 
     Attributes:
         requests: how many requests it served or failed to serve, also if another one then served them.

@@ -27,7 +27,7 @@ from tests.support.activity_tables import (
     wait_until_adopted,
     wait_until_shipped,
 )
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetSums
 from tests.support.gateway import base_settings
 from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count, soak_only
@@ -144,9 +144,9 @@ def start_delivery(directory: Path) -> OrphanDelivery:
 
 
 def test_lost_requests_that_are_in_the_database_are_not_counted_again(tmp_path: Path, database_url: str) -> None:
-    tables, books = ActivityTables(database_url), BudgetBooks(database_url)
+    tables, sums = ActivityTables(database_url), BudgetSums(database_url)
     with RecordingProcess(tmp_path, database_url) as process:
-        limits = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget("1000000")]}]
+        limits = [{"id": "alice", "kind": "holder", "budgets": [sums.add_budget("1000000")]}]
         process.ask("limit", limits)
         process.ask("record", 3)
         process.ask("hold_reserved", 700, 100)
