@@ -156,7 +156,7 @@ class Reservation:
         A mistake in one pot is raised after all others are settled, because a slot that is not freed is lost for good.
         """
         purse = self.purse
-        if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.goes_on()):
+        if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.list_if_current()):
             self.purse = self.reserved_of = None
             cost, tokens, requests, rate_tokens, _ = charge
             purse.slots += 1
