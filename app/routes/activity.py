@@ -138,7 +138,7 @@ def list_activity() -> Response:
         model=query.model,
         gateway=query.gateway,
         endpoint=query.endpoint,
-        key_id=_get_readable_key(query.key),
+        key_id=_select_readable_key(query.key),
         outcomes=query.outcomes,
         statuses=query.statuses,
         error_type=query.error_type,
@@ -167,7 +167,7 @@ def show_integrity() -> Response:
 def show_retries() -> Response:
     """Returns what the retries of SDKs cost, by the client that sent them: its key and its User-Agent."""
     query = read_query(RetriesQuery)
-    report = select_retry_report(_get_readable_key(query.key), query.start, query.end)
+    report = select_retry_report(_select_readable_key(query.key), query.start, query.end)
     return json_response(report, headers=_HEADERS)
 
 
@@ -175,18 +175,18 @@ def show_retries() -> Response:
 def show_request(request_id: str) -> Response:
     """Returns the record of one request; the id may be the gateway's, the provider's or the client's own."""
     read_query(NoQuery)
-    return json_response(select_request_story(request_id, _get_readable_key(None)), headers=_HEADERS)
+    return json_response(select_request_story(request_id, _select_readable_key(None)), headers=_HEADERS)
 
 
 @bp.get("/api/usage")
 def show_usage() -> Response:
     """Returns totals by day, gateway and model: of one key or, for the operator, of all keys."""
     query = read_query(UsageQuery)
-    report = select_usage_report(_get_readable_key(query.key), query.start, query.end)
+    report = select_usage_report(_select_readable_key(query.key), query.start, query.end)
     return json_response(report, headers=_HEADERS)
 
 
-def _get_readable_key(asked: str | None) -> str | None:
+def _select_readable_key(asked: str | None) -> str | None:
     """Returns the id of the key whose records the caller may read, or None for all keys.
 
     Raises:

@@ -14,7 +14,7 @@ from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.aliases import AliasTarget, Sort, split_target
 from app.services.endpoints import ENDPOINTS
-from app.services.inference import validate_field
+from app.services.inference import raise_if_field_is_invalid
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
@@ -214,7 +214,7 @@ def _raise_if_override_fits_none(name: str, value: Any) -> None:
         if name not in kind.__struct_fields__:
             continue
         try:
-            validate_field(kind, name, value)
+            raise_if_field_is_invalid(kind, name, value)
         except BadRequest as error:
             refusal = refusal or error
         else:

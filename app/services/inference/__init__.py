@@ -30,10 +30,10 @@ from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
 from app.services.inference.tracing import begin_trace
-from app.services.inference.validation import validate_field
+from app.services.inference.validation import raise_if_field_is_invalid
 
 __all__ = [
     "THRESHOLDS", "DryRun", "DryRuns", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "begin_trace",
-    "validate_field", "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker",
-    "get_open_breakers", "get_open_model_breakers", "serve_once", "write_refusals",
+    "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker",
+    "get_open_breakers", "get_open_model_breakers", "raise_if_field_is_invalid", "serve_once", "write_refusals",
 ]  # fmt: skip

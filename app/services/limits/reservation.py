@@ -218,12 +218,12 @@ class Reservation:
         """
         binding, now_s = self.binding, time.monotonic()
         if now_s >= binding.headers_until_s:
-            _make_headers(binding, now_s)
+            _renew_headers(binding, now_s)
         return binding.headers
 
 
-def _make_headers(binding: Binding, now_s: float) -> None:
-    """Makes the headers of the next responses. The database's state in them is some seconds old anyway."""
+def _renew_headers(binding: Binding, now_s: float) -> None:
+    """Renews the headers of the next responses. The database's state in them is some seconds old anyway."""
     is_filled = binding.purse.until_s > now_s
     if is_filled:
         binding.purse.put_back()

@@ -197,7 +197,7 @@ class _RouteMaker:
     def _add_alias(self, alias: Alias, sort: Sort | None) -> None:
         """Adds the targets of an alias: in its order, or as one group if they are sorted or weighted."""
         found: list[Target] = []
-        overrides = _select_overrides(alias, self._endpoint)
+        overrides = _pick_overrides(alias, self._endpoint)
         applied = tuple(f"{name}={_show(value)}" for name, value in overrides.items())
         for aliased in alias.targets:
             try:
@@ -242,7 +242,7 @@ class _RouteMaker:
         return Route(_bound(self._groups), self._missing, self._choice)
 
 
-def _select_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
+def _pick_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
     """Returns an alias's fields for an endpoint: all if it generates text, else only those that it documents."""
     documented = endpoint.body.__struct_fields__
     return {
