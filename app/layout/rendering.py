@@ -133,10 +133,10 @@ def _join_with_pauses(pieces: Iterable[str]) -> str:
     return "".join(joined)
 
 
-def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:
+def redirect_to(path: str) -> Response:
     """Returns a redirect to a path below the root of the gateway, which the browser requests with GET."""
     location = get_root() + path
-    return Response(b"", status=303, headers={"location": location, "cache-control": "no-store", **(headers or {})})
+    return Response(b"", status=303, headers={"location": location, "cache-control": "no-store"})
 
 
 def _is_sandbox() -> bool:
