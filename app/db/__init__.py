@@ -29,11 +29,11 @@ from app.db.engine import (
     read_connection,
     write_connection,
 )
-from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, describe_refusal, time_limit
+from app.db.errors import DatabaseError, describe_error, describe_refusal, time_limit
 
 # fmt: off
 __all__ = [
-    "Connection", "Database", "DatabaseError", "DatabaseTimeout", "create_engine_for", "describe_error",
+    "Connection", "Database", "DatabaseError", "create_engine_for", "describe_error",
     "describe_refusal", "get_engine", "identify_database", "read_connection", "time_limit", "write_connection",
 ]
 # fmt: on

@@ -14,7 +14,6 @@ from app.services.endpoints.chat import CHAT
 from app.services.endpoints.endpoint import (
     Collector,
     Endpoint,
-    ErrorShape,
     EventKind,
     InferenceBody,
     RepairedEvent,
@@ -30,7 +29,7 @@ from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary
 from app.services.endpoints.translation import EventWriter, Translated
 
 __all__ = [
-    "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
+    "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "Collector", "CountTokensBody", "Endpoint", "EventKind",
     "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
     "StreamProtocol", "StreamSummary", "Translated", "Usage", "estimate_message_tokens", "find_error_shape",
     "make_parameter_error", "replace_developer_role",
