@@ -9,7 +9,7 @@ from app.config import Settings
 from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
 from app.lenient_json import encode
 from app.services.aliases import Alias, find_alias, split_target
-from app.services.endpoints import Endpoint, ProviderChoice, Sort
+from app.services.endpoints import SORT_SUFFIXES, Endpoint, ProviderChoice, Sort
 from app.services.models import Allows
 from app.services.providers import get_provider
 from app.services.routing.candidates import (
@@ -21,9 +21,6 @@ from app.services.routing.candidates import (
 )
 from app.services.routing.names import make_not_allowed
 from app.services.routing.target import Target
-
-# Suffixes of a model's name that set the order of its providers, as at OpenRouter.
-SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
 # A request is never sent to more targets than this. Records keep as many attempts.
 MAX_TARGETS = 10
@@ -274,7 +271,7 @@ def _bound(groups: Iterable[Group]) -> list[Group]:
 
 
 def _split_suffix(name: str) -> tuple[str, Sort | None]:
-    for suffix, sort in SUFFIXES.items():
+    for suffix, sort in SORT_SUFFIXES.items():
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix), sort
     return name, None
