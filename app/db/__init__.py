@@ -12,7 +12,7 @@
     workers.py    which host runs a worker, and its end    aliases.py    names that operators gave to models
     windows.py    time windows as runs of rows             rollup_rows.py  the rows of a window
     histogram.py  histograms that can be added up          recent_quality.py  of each model, lately
-    activity_by_id.py  finds a record by one of its ids    clock.py      PostgreSQL's clock, beside this machine's
+    activity_by_id.py, request_ids.py  a record by an id  clock.py      PostgreSQL's clock, beside this machine's
     catalog.py    the stored lists of providers            repricing.py  costs that are computed later
     sessions.py   sessions of the dashboard                retries.py    retries of SDKs, and their originals
     bills.py      providers' bills (bill_tables.py)        day_outcomes.py  the outcomes of a day's requests
