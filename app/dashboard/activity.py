@@ -28,7 +28,7 @@ from app.services.reports import (
     select_activity_page,
     stream_activity_pages,
 )
-from app.web import Response, matching, one_of, read_query
+from app.web import NO_STORE, Response, matching, one_of, read_query
 
 _PAGE_ROWS = 50
 
@@ -139,7 +139,7 @@ def export_activity() -> Response:
     pieces = encode_csv(stream_activity_pages(make_filter(choice, select_key_id(choice.key))))
     first = next(pieces)  # Read before the response starts, so that an unavailable database is an error page.
     name = f"activity-{write_time(datetime.now(UTC))}.csv".replace(":", "")
-    headers = {"cache-control": "no-store", "content-disposition": f'attachment; filename="{name}"'}
+    headers = NO_STORE | {"content-disposition": f'attachment; filename="{name}"'}
     body = break_on_failure(chain([first], pieces))
     headers["content-security-policy"] = PAGE_HEADERS["content-security-policy"]
     return Response(body, content_type="text/csv; charset=utf-8; header=present", headers=headers)

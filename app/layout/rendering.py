@@ -21,7 +21,7 @@ from app.layout.assets import get_asset_paths
 from app.layout.formats import FILTERS
 from app.layout.navigation import NAVIGATION
 from app.runtime import get_settings
-from app.web import Response
+from app.web import NO_STORE, Response
 from app.yielding import PAUSE_S
 
 # No sources except our own files, no inline script or style, and no embedding in pages of others.
@@ -30,7 +30,7 @@ _POLICY = (
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_HEADERS = {
-    "cache-control": "no-store",
+    **NO_STORE,
     "content-security-policy": _POLICY,
     # Under no-referrer, forms send `Origin: null`, which would be refused.
     "referrer-policy": "same-origin",
@@ -136,7 +136,7 @@ def _join_with_pauses(pieces: Iterable[str]) -> str:
 def redirect_to(path: str) -> Response:
     """Returns a redirect to a path below the root of the gateway, which the browser requests with GET."""
     location = get_root() + path
-    return Response(b"", status=303, headers={"location": location, "cache-control": "no-store"})
+    return Response(b"", status=303, headers=NO_STORE | {"location": location})
 
 
 def _is_sandbox() -> bool:

@@ -19,6 +19,7 @@ from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline,
 from app.services.keys import Key
 from app.services.streaming import ClientConnection
 from app.web import (
+    NO_STORE,
     Response,
     decode_body,
     get_authorization,
@@ -137,7 +138,7 @@ def _run_dry(exchange: Exchange, key: Key) -> Response:
     described = get_component(DryRuns).describe(exchange, read)
     if exchange.policy is not None:
         described = msgspec.structs.replace(described, budgets=select_own_budgets(key))
-    return json_response(described, headers={"cache-control": "no-store", "x-gateway-dry-run": "1"})
+    return json_response(described, headers=NO_STORE | {"x-gateway-dry-run": "1"})
 
 
 def _add_route(endpoint: Endpoint) -> None:
