@@ -20,6 +20,7 @@ from app.config import ROOT, provider_names
 from app.layout.assets import get_asset_paths
 from app.layout.formats import FILTERS
 from app.layout.navigation import NAVIGATION
+from app.run_file import SANDBOX_KEY
 from app.runtime import get_settings
 from app.web import NO_STORE, Response
 from app.yielding import PAUSE_S
@@ -35,9 +36,6 @@ PAGE_HEADERS = {
     # Under no-referrer, forms send `Origin: null`, which would be refused.
     "referrer-policy": "same-origin",
 }
-
-# The key with which `make run` makes the gateway call the sandbox.
-_SANDBOX_KEY = "sandbox"
 
 # How long pages are rendered between two pauses, in seconds.
 _SLICE_S = 0.001
@@ -141,4 +139,4 @@ def redirect_to(path: str) -> Response:
 
 def _is_sandbox() -> bool:
     """Returns whether the providers are the sandbox of `make run`, to which no real provider's key is sent."""
-    return any(_SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())
+    return any(SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())
