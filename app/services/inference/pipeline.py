@@ -39,8 +39,8 @@ from app.services.inference.reception import (
     receive_unless_stream,
 )
 from app.services.inference.refusals import Refusals
-from app.services.inference.repetition import note_repetition
 from app.services.inference.response_headers import make_response_headers
+from app.services.inference.retry_digest import note_repetition
 from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
 from app.services.keys import KeySnapshot
