@@ -8,18 +8,18 @@ The map. Four ideas, and imports only go down:
     services/   the decisions, one package per concern; `inference/pipeline.py` is the story of one request
     upstream/   the HTTP client for providers
     db/         SQL
-    errors.py   every error that a caller can get, in one tree and one format (limit_errors.py: those of limits)
+    errors.py   every error that a caller can get, in one tree and one shape (limit_errors.py: those of limits)
 
 Beside them: `web/` has the helpers for every HTTP request, `server/` the code that gunicorn calls, `config.py` the
 settings (`setting_values.py` parses them, `env_file.py` reads their files), `logs.py` the log, `metrics.py` the
 counters, `metric_labels.py` the bounds on their labels (`metric_numbers.py`: fast counting), `runtime.py` the state of
 one process, `revisions.py` the existing migrations, `version.py` the version of this code, `database_session.py` the
 options of connections, `cursors.py` the cursors of lists in pages, `shutdown.py` the drain, `run_file.py` the settings
-of `make run` for `bin/gateway`, `snapshot_file.py` a host's copy of data from the database, `yielding.py` pauses in
-long loops, `json_structure.py` bounds on the cost of JSON, `lenient_json.py` a reader for providers' JSON,
-`speedups.py` the compiled module, `cli/` the commands of `bin/gateway`, `doctor/` the examinations of `bin/gateway
-doctor`, `dev/` the additions of `make run`, and `sandbox/` a local stand-in for the providers. docs/design.md explains
-the design.
+of `make run` for `bin/gateway`, `snapshot_file.py` a host's copy of data from the database, `periodic.py` repeated
+background work, `yielding.py` pauses in long loops, `json_structure.py` bounds on the cost of JSON, `lenient_json.py` a
+reader for providers' JSON, `speedups.py` the compiled module, `cli/` the commands of `bin/gateway`, `doctor/` the
+examinations of `bin/gateway doctor`, `dev/` the additions of `make run`, and `sandbox/` a local stand-in for the
+providers. docs/design.md explains the design.
 """
 
 from __future__ import annotations

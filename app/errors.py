@@ -1,4 +1,4 @@
-"""Every error that a caller of the gateway can get, and their common format.
+"""Every error that a caller of the gateway can get, and their common shape.
 
     GatewayError                       500  api_error
     ├── BadRequest                     400  invalid_request_error
@@ -83,7 +83,7 @@ class GatewayError(Exception):
         self.should_retry = self.should_retry if should_retry is None else should_retry
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the error in the common format: `{"error": {"message", "type", "param", "code"}}`."""
+        """Returns the error in the common shape: `{"error": {"message", "type", "param", "code"}}`."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 

@@ -96,7 +96,7 @@ class Leases:
         receipt.settle(Charge(cost * _UNIT, 1, 1, 1))
         receipt.release()
 
-    def check_books(self) -> None:
+    def check_sums(self) -> None:
         """Ends the run if the database granted more than the limit."""
         with make_engine().connect() as connection:
             statement = text("SELECT coalesce(max(granted), -1) FROM budget_period WHERE budget_id = :budget")

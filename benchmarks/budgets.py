@@ -188,7 +188,7 @@ def main() -> None:
         with os.fdopen(pipe, "rb") as file:
             results.append(json.loads(file.read() or sys.exit("A process failed; its error is above.")))
     if isinstance(way, Leases):
-        way.check_books()
+        way.check_sums()
     waits = sorted(wait for result in results for wait in result["waits"])
     over = board.spent - LIMIT
     admitted = seen.get("admitted") or sys.exit("Not even 80 percent of the limit were admitted in time.")

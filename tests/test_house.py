@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ LEAVES = {
     "metric_labels",
     "metric_numbers",
     "metrics",
+    "periodic",
     "revisions",
     "run_file",
     "runtime",
@@ -366,6 +368,24 @@ HOMES = {
 }
 
 
+# Packages whose maps leave out one kind of module: the commands, and the providers with their parts.
+SHORT_MAPS = {"app.cli", "app.services.providers"}
+
+
+def test_the_map_of_a_package_names_its_modules() -> None:
+    wrong = {}
+    for face in MODULES:
+        docstring = (ast.get_docstring(_parse(face)) or "") if face.name == "__init__.py" else ""
+        named = set(re.findall(r"(?<![\w/.])(\w+)\.py", docstring))
+        # "messages.py … _body" also names messages_body.py.
+        parts = {name + part for name in named for part in re.findall(r"(?<!\w)_[a-z]+", docstring)}
+        modules = {path.stem for path in face.parent.glob("*.py")} - {"__init__"}
+        unknown, missing = named - modules, modules - named - parts - {"__main__"}
+        if named and (lost := unknown if _module_name(face) in SHORT_MAPS else unknown | missing):
+            wrong[_module_name(face)] = lost
+    assert wrong == {}
+
+
 def test_each_library_has_its_home() -> None:
     strangers = []
     for path in MODULES:
@@ -392,8 +412,8 @@ def test_nothing_is_allowed_that_nobody_needs() -> None:
     assert [each for each in homes if not any(_is_within(name, each[1]) for name in importers[each[0]])] == []
 
 
-# Module → private names of libraries that it uses. docs/design.md says what for, in "The inside of libraries". Check
-# them again after an upgrade of the library.
+# Module → private names of libraries that it uses. docs/design.md says what for, in "Library internals". Check them
+# again after an upgrade of the library.
 PRIVATE = {
     "app.metric_numbers": {"_buckets", "_sum", "_upper_bounds", "_value"},
     "app.metrics": {"_m", "_positions"},
@@ -453,6 +473,34 @@ def test_modules_and_functions_are_short_and_documented() -> None:
             and not ast.get_docstring(node)
         ]
     assert wrong == []
+
+
+# An entry of a docstring's section, such as "name: text" or "first, second: text".
+ENTRY = re.compile(r"^( *)(\w+(?:, \w+)*): ", re.MULTILINE)
+
+
+def _find_damaged_entries(docstring: str, declared: set[str]) -> set[str]:
+    """Returns the declared names that are explained outside any section, or twice in the whole docstring."""
+    entries = [(name, indent) for indent, names in ENTRY.findall(docstring) for name in names.split(", ")]
+    counts = Counter(name for name, _ in entries)
+    return {name for name, indent in entries if name in declared and (not indent or counts[name] > 1)}
+
+
+def test_docstrings_explain_each_argument_once_and_in_a_section() -> None:
+    assert _find_damaged_entries("Joins.\n\nname: its name.\n    name: the name.", {"name"}) == {"name"}
+    wrong = {}
+    for path in MODULES:
+        for node in ast.walk(_parse(path)):
+            if isinstance(node, ast.FunctionDef):
+                declared = {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}
+            elif isinstance(node, ast.ClassDef):
+                fields = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
+                declared = {field.id for field in fields if isinstance(field, ast.Name)}
+            else:
+                continue
+            if damaged := _find_damaged_entries(ast.get_docstring(node) or "", declared):
+                wrong[f"{_module_name(path)}.{node.name}"] = damaged
+    assert wrong == {}
 
 
 def test_what_checks_does_not_raise() -> None:

@@ -295,7 +295,7 @@ def test_what_cannot_be_parsed_has_an_id_in_the_response_and_in_the_log(
         (431, "/v1/responses", "X-Long: " + "x" * 9_000, "fewer or shorter headers"),
     ],
 )
-def test_what_cannot_be_parsed_has_the_error_format_of_its_path(
+def test_what_cannot_be_parsed_has_the_error_shape_of_its_path(
     scripted_gateway: Gateway, status: int, line: str, header: str, advice: str
 ) -> None:
     received = exchange(direct(scripted_gateway), f"POST {line} HTTP/1.1\r\nHost: a\r\n{header}\r\n\r\n".encode())

@@ -1,4 +1,4 @@
-"""`bin/gateway audit`: shows all changes and their authors."""
+"""`bin/gateway audit`: shows all changes and who made them."""
 
 from __future__ import annotations
 

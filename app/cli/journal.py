@@ -20,7 +20,7 @@ def journal_group() -> None:
 @journal_group.command("list")
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 def list_command(directory: Path | None) -> None:
-    """List all hosts by their last sign of life, and the journals in a DIRECTORY, by default JOURNAL_DIR.
+    """List all hosts by their last report, and the journals in a DIRECTORY, by default JOURNAL_DIR.
 
     REQUESTS of a host that is gone are those without a record, as it last reported.
     """

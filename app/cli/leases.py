@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from app.cli.errors import plain_errors
-from app.services.administration import check_books, forgive_request, get_command_actor, list_leases, release_worker
+from app.services.administration import check_leases, forgive_request, get_command_actor, list_leases, release_worker
 
 
 @click.command("leases")
@@ -43,7 +43,7 @@ def release_command(worker_id: str, is_free: bool, is_charged: bool) -> None:
 def check_command() -> None:
     """Check that leases, charges and budgets agree; exits with 1 if they do not."""
     with plain_errors():
-        mistakes = check_books()
+        mistakes = check_leases()
     for each in mistakes:
         worker = f" of the worker {each.worker_id}" if each.worker_id else ""
         found, expected = _format(each.found), _format(each.expected)

@@ -5,7 +5,7 @@ sign_in.py      signing in and out
 overview.py     recent figures; window.py and charts.py are shared with activity.py, the records
 requests.py     one request
 models.py       the providers' models
-routing.py      the providers of a model or an alias, and their quality
+routing.py      the providers of a model or an alias, and their quality; aliases.py  makes and changes aliases
 playground.py   sends requests and shows them as code (calls.py)
 keys.py         keys; holders.py  their holders; groups.py  groups, limits of the gateway, budgets
 limit_forms.py  the fields of limits

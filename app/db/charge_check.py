@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from app.db.lease_books import EARLIER_REQUESTS
+from app.db.lease_sums import EARLIER_REQUESTS
 
 # Reading this many records takes about a second. A gateway with more per day is not checked.
 MAX_REQUESTS = 200_000

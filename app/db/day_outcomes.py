@@ -12,7 +12,7 @@ from app.db.rollup_tables import MODEL_PREFIX, outcome_usage, rollup_delta
 
 
 class DayOutcomeRow(NamedTuple):
-    """The number of requests on a day that a model served and that had an outcome."""
+    """The number of a model's requests on a day with one outcome."""
 
     day: date
     model: str

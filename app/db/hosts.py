@@ -53,7 +53,7 @@ class HostRow(NamedTuple):
     Attributes:
         host: None for workers that died before they were registered.
         live, missing: the numbers of its workers.
-        silent_s: the seconds since its last sign of life.
+        silent_s: the seconds since its last report.
         in_flight, unshipped: the requests without a row of its missing workers, by their last reports.
     """
 

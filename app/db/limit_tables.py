@@ -8,7 +8,7 @@
     rate_pot        requests or tokens granted to a subject in each half second of the last minute
     slot_lease      how many concurrent requests of a subject a worker may serve
     budget_warning  messages about budgets that LIMITS_WEBHOOK has not accepted yet
-    audit_event     all changes and their authors
+    audit_event     all changes and who made them
 
 An amount is in the unit of its budget: USD, tokens or requests. `drawn` and the charges are in tables of their own,
 because a shipping statement locks the charges for tens of milliseconds, and draws must not wait for it.

@@ -1,4 +1,4 @@
-"""The table worker: the host of each worker, the worker's last sign of life, and how it ended.
+"""The table worker: the host of each worker, the worker's last report, and how it ended.
 
 `closed_how` is one of:
 
@@ -6,7 +6,7 @@
     left_rows     it stopped and left rows in its journal, which another worker adopts
     adopted       another worker has delivered its journal
     written_off   the operator said that its journal is gone
-    reconciled    the database was restored from before its end, and its delivered journal is part of the loss
+    reconciled    the database was restored from before its end; its journal had been delivered to the lost state
 
 A worker that is killed closes nothing. Its row stays open until another worker of its host has adopted its journal. If
 none does, because the host is gone, the row is `missing`.
@@ -26,7 +26,7 @@ from sqlalchemy import Connection, Engine, text
 
 from app.db.ledger import LOST_IN_RESTORES
 
-# 18 times the 10 s between two signs of life, so that a shorter network outage makes no worker count as missing.
+# 18 times the 10 s between two reports, so that a shorter network outage makes no worker count as missing.
 MISSING_AFTER_S = 180
 # An operator may check after a weekend what happened to a worker. And statements that a worker sent before it ended
 # must not still be in progress: executed after the deletion, they would count the worker's requests twice.

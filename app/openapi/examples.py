@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-# Written and compared by tests/openapi/test_examples.py.
+# Written and compared by tests/openapi/test_document.py.
 EXAMPLES = Path(__file__).with_name("examples.json")
 
 

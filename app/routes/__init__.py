@@ -1,6 +1,6 @@
 """The HTTP API as a table: every blueprint, its paths, and whether it requires a gateway key.
 
-A route reads the request, calls a service and writes the response. Its errors are sent in the format of
+A route reads the request, calls a service and writes the response. Its errors are sent in the shape of
 `app/errors.py`.
 """
 

@@ -1,4 +1,4 @@
-"""`/api/budgets`, the budgets with their use, and `/api/audit`, all changes and their authors."""
+"""`/api/budgets`, the budgets with their use, and `/api/audit`, all changes and who made them."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _run_dry(exchange: Exchange, key: Key) -> Response:
 
 
 def _add_route(endpoint: Endpoint) -> None:
-    # Several endpoints may be served by one of the same name; Flask forbids dots in view names.
+    # Views are named by path, because endpoints may share a name; Flask forbids dots.
     name = endpoint.path.replace("/", "_").replace(".", "_")
     bp.add_url_rule(endpoint.path, endpoint=name, view_func=make_view(endpoint), methods=["POST"])
     bp.record(lambda state: use_errors_below(state.app, endpoint.path, endpoint.errors))

@@ -1,6 +1,6 @@
-"""The code that gunicorn.conf.py refers to. gunicorn's main process loads nothing else of the application, and of this
-package only error_log.py, life_log.py, metrics_directory.py, open_files.py, reload.py, restart.py, signals.py, stop.py
-and worker_starts.py.
+"""The code that gunicorn.conf.py refers to. Of the application, gunicorn's main process loads only app.config,
+app.speedups and the modules that they import, and of this package error_log.py, life_log.py, metrics_directory.py,
+open_files.py, reload.py, restart.py, signals.py, stop.py and worker_starts.py.
 
 worker_class.py  the worker: one greenlet per connection
 request_head.py  the usual head of a request, read with one pattern

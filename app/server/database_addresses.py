@@ -75,7 +75,7 @@ def check_addresses() -> Iterator[Problem]:
 
 
 def _find_lost_options(limit: str) -> Problem | None:
-    """Returns the problem of a pooler at DATABASE_URL that drops options, which another time limit shows; else None."""
+    """Returns the problem of a pooler at DATABASE_URL that drops options; None if our statement timeout arrived."""
     if limit == SESSION["statement_timeout"]:
         return None
     return _make_pooler_problem(_URL, f"Set {_DIRECT_URL} too, which leads")

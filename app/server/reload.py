@@ -173,7 +173,7 @@ class _OldWorker:
         self._retired_s = time.monotonic()
 
     def last_update(self) -> float:
-        """Returns the time of its last sign of life, on the monotonic clock: now, until it is told to end."""
+        """Returns the time of its last report, on the monotonic clock: now, until it is told to end."""
         return time.monotonic() if self._retired_s is None else self._retired_s
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from app.server.request_reading import can_be_kept
 
 # A client that sends an invalid request may not read the response either.
 _ERROR_SEND_TIMEOUT_S = 5
-# The part of a request line that is searched for its path; all paths with their own format are shorter.
+# The part of a request line that is searched for its path; all paths with an error shape of their own are shorter.
 _MAX_PATH_BYTES = 500
 
 
@@ -68,7 +68,7 @@ class BufferedResponse(wsgi.Response):  # type: ignore[misc]
         self.headers: list[tuple[str, str]] = []
 
     def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Accepts the status and the headers from the application, by WSGI.
+        """Accepts the status and the headers from the application (WSGI's `start_response`).
 
         gunicorn's own method handles the cases with more steps: a response without a body, and one that fails.
         """
@@ -221,7 +221,7 @@ def _is_special(name: str) -> bool:
     return name.lower() == "content-length" or bool(util.is_hoppish(name))
 
 
-# The path of a request that could not be parsed, as far as it is known; it decides the format of the error.
+# The path of a request that could not be parsed, as far as it is known; it decides the shape of the error.
 refused_path: ContextVar[str] = ContextVar("refused_path", default="")
 
 _ADVICE = {
@@ -231,7 +231,7 @@ _ADVICE = {
 
 
 def write_error(connection: socket.socket, status: int, reason: str, message: str) -> None:
-    """Writes the response to a request that could not be parsed, in the error format of the path in `refused_path`.
+    """Writes the response to a request that could not be parsed, in the error shape of the path in `refused_path`.
 
     Such a request never reaches the application; the worker class has given it an id. The signature is that of
     `gunicorn.util.write_error`, whose response is HTML.

@@ -103,7 +103,7 @@ class Predecessors:
     def note(self, workers: Collection[int]) -> None:
         """Leaves them and this process's workers to a next one in case this one is killed; call it at each change."""
         if self._noted != (now := frozenset(workers)):
-            with suppress(OSError):  # Otherwise they drain by themselves.
+            with suppress(OSError):  # If this fails, they drain by themselves.
                 self._leave(now, {os.getpid(): _describe_main(os.getpid())})
                 self._noted = now
 

@@ -49,7 +49,7 @@ def set_up_stop(server: Any, predecessors: Predecessors) -> None:
 
 
 def stop_while_checking(server: Any, check: int) -> None:
-    """Makes SIGTERM and SIGINT stop this process in order until gunicorn has its own handlers.
+    """Makes SIGTERM and SIGINT stop this process cleanly until gunicorn has its own handlers.
 
     Args:
         server: gunicorn's arbiter.

@@ -1,4 +1,4 @@
-"""The signal to gunicorn's main process that its workers are ready: each writes a byte into a pipe.
+"""Tells gunicorn's main process that its workers are ready: each writes a byte into a pipe.
 
 Until all are ready, the workers from before a reload keep serving, so that nobody has to wait for a start.
 """

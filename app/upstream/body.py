@@ -49,7 +49,7 @@ class Body:
     def take_arrived(self) -> bytes | None:
         """Returns the whole body if all of it arrived with the head, as for most short ones; else None.
 
-        If only a part arrived, `receive` returns it first. Since this never waits, it takes a request only 6 µs.
+        If only a part arrived, `receive` returns it first. Never waiting here saves a request 6 µs.
         """
         if self._put_back or self._decompressor is not None:
             return None

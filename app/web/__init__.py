@@ -1,10 +1,10 @@
 """HTTP helpers for the routes and the application: hooks of every request, access, typed queries, responses.
 
 application.py  Flask without the parts that a JSON API does not use
-hooks.py        request id, error format, log line
-error_shapes.py the format of errors below a path
+hooks.py        request id, error shape, log line
+error_shapes.py the shape of errors below a path
 similar_path.py the closest path to an unknown one; missing_apis.py  advice about APIs that the gateway lacks
-access.py       which routes require a gateway key
+access.py       which routes require a gateway key; credentials.py  the key sent with a request
 client_address.py  the sender of a request, and whether it may see the gateway's internals
 cors.py         programs in browsers
 query.py        query strings read into typed Structs; json_body.py  bodies of the gateway's own API

@@ -1,6 +1,6 @@
-"""The format of errors: that of the API of the called path, else of the client's API, else the gateway's own.
+"""The shape of errors: that of the API of the called path, else of the client's API, else the gateway's own.
 
-A format belongs to a path and all paths below it, so it does not depend on whether a route was found.
+A shape belongs to a path and all paths below it, so it does not depend on whether a route was found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _EXTENSION = "error_shapes"
 
 
 class Shape(Protocol):
-    """The format of errors in an API; `services/endpoints` explains the attributes."""
+    """The shape of errors in an API; `services/endpoints` explains the attributes."""
 
     @property
     def request_id_header(self) -> str | None: ...
@@ -30,12 +30,12 @@ class Shape(Protocol):
 
 
 def use_errors_below(app: App, path: str, shape: Shape) -> None:
-    """Sets the format `shape` for errors of `path` and of all paths below it."""
+    """Sets the shape of the errors of `path` and of all paths below it."""
     app.extensions.setdefault(_EXTENSION, {})[path] = shape
 
 
 def find_shape(path: str | None) -> Shape | None:
-    """Returns the format of a path's errors; None for the gateway's own."""
+    """Returns the shape of a path's errors; None for the gateway's own."""
     shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
     while path:
         if path in shapes:
@@ -45,7 +45,7 @@ def find_shape(path: str | None) -> Shape | None:
 
 
 def find_shape_of_client() -> Shape | None:
-    """Returns the error format of the current request's client on paths outside any API, if its headers tell."""
+    """Returns the error shape of the current request's client on paths outside any API, if its headers tell."""
     shapes: dict[str, Shape] = current_app.extensions.get(_EXTENSION, {})
     return next(
         (shape for shape in shapes.values() if shape.client_header and shape.client_header in request.headers), None

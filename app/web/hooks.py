@@ -1,4 +1,4 @@
-"""Hooks of every HTTP request: a request id, errors in the format of the API, CORS, one line in the log."""
+"""Hooks of every HTTP request: a request id, errors in the shape of the API, CORS, one line in the log."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _log(response: Response) -> None:
 
 
 def _make_error_response(error: Exception) -> Response:
-    """Returns the error response for any exception, in the format of the called API."""
+    """Returns the error response for any exception, in the shape of the called API."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         shown = _translate_framework_error(error)

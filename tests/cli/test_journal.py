@@ -88,7 +88,7 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     shutil.copytree(far, copy)
     move(directory.name, 5)
     refused = run("adopt", str(copy))
-    assert refused.exit_code == 1 and "gave a sign of life" in refused.output and list(copy.iterdir())
+    assert refused.exit_code == 1 and "reported in the last three minutes" in refused.output and list(copy.iterdir())
     move(directory.name, 600)
     adopted = run("adopt", str(copy))
     assert (adopted.exit_code, adopted.output) == (0, f"{directory.name}: 23 records, 3 of them lost\n")

@@ -17,7 +17,7 @@ from app.db.workers import Registration, upsert_seen
 from app.runtime import use_settings
 from app.services.administration import AuditFilter, select_audit_page
 from app.services.journal import make_request_id
-from tests.db.budgets import add_budget, charge, make_draw, read_books
+from tests.db.budgets import add_budget, charge, make_draw, read_sums
 from tests.support.gateway import base_settings
 
 Run = Callable[..., Result]
@@ -50,7 +50,7 @@ def test_what_a_lost_worker_had_drawn_is_listed_and_released(run: Run) -> None:
     assert run("check").output == "Leases, charges and budgets agree.\n"
     assert run("release", "a" * 32, "--free").output.endswith("no rest.\n")
     with engine.connect() as connection:
-        assert [int(period["granted"]) for period in read_books(connection)] == [100]
+        assert [int(period["granted"]) for period in read_sums(connection)] == [100]
     assert run("release", "b" * 32, "--free").exit_code == 1
     events = select_audit_page(AuditFilter(), None, 10).data
     assert [(event.action, event.object) for event in events] == [
@@ -59,7 +59,7 @@ def test_what_a_lost_worker_had_drawn_is_listed_and_released(run: Run) -> None:
     ]
 
 
-def test_books_that_do_not_agree_are_named(run: Run) -> None:
+def test_sums_that_do_not_agree_are_named(run: Run) -> None:
     engine = get_engine()
     budget = add_budget(engine, "1000")
     draw_leases(engine, "a", [make_draw(budget, 1, 400)])

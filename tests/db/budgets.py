@@ -76,7 +76,7 @@ def end_worker(engine: Engine, worker_id: str) -> None:
     upsert_closed(engine, worker_id, "adopted")
 
 
-def read_books(connection: Connection) -> list[dict[str, Any]]:
+def read_sums(connection: Connection) -> list[dict[str, Any]]:
     """Returns for each period its amount, the granted sum, the sums of its leases and charges, and open leases."""
     rows = connection.execute(
         text("""
@@ -90,8 +90,8 @@ def read_books(connection: Connection) -> list[dict[str, Any]]:
     return [dict(row) for row in rows.mappings()]
 
 
-def check_books(connection: Connection, over: Decimal | int = 0) -> None:
+def check_sums(connection: Connection, over: Decimal | int = 0) -> None:
     """Fails unless each period's granted sum equals the sum of its leases, and is at most its amount and `over`."""
-    for period in read_books(connection):
+    for period in read_sums(connection):
         assert period["granted"] == period["drawn"], period
         assert period["granted"] <= period["total"] + over, period

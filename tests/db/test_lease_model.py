@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from app.db.leases import LeaseAnswer, LeaseAnswers, compute_period_id
-from tests.db.budgets import START, add_budget, make_draw, read_books
+from tests.db.budgets import START, add_budget, make_draw, read_sums
 from tests.support.soak import FULL
 
 WORKERS = ("a", "b", "c")
@@ -64,7 +64,7 @@ class Model:
 
 @settings(max_examples=600 if FULL else 60)
 @given(amount=st.integers(0, 500), operations=st.lists(OPERATIONS, max_size=25))
-def test_the_books_agree_after_any_operations(engine: Engine, budget: int, amount: int, operations: list[Any]) -> None:
+def test_the_sums_agree_after_any_operations(engine: Engine, budget: int, amount: int, operations: list[Any]) -> None:
     with engine.connect() as connection:
         model = Model(amount)
         _set_amount(connection, budget, amount)
@@ -127,7 +127,7 @@ def _draw(
 
 
 def _compare(connection: Connection, budget: int, model: Model) -> None:
-    periods = [period for period in read_books(connection) if period["budget_id"] == budget]
+    periods = [period for period in read_sums(connection) if period["budget_id"] == budget]
     granted = periods[0]["granted"] if periods else 0
     drawn = periods[0]["drawn"] if periods else 0
     assert granted == drawn == model.granted()

@@ -24,7 +24,7 @@ from app.db.leases import (
     select_states,
     update_warned,
 )
-from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
+from tests.db.budgets import START, add_budget, charge, check_sums, end_worker, make_draw, read_sums
 from tests.support.waiting import wait_until
 
 
@@ -43,7 +43,7 @@ def _empty(engine: Engine) -> None:
 def draw(engine: Engine, worker_id: str, wanted: LeaseDraw) -> LeaseAnswer:
     (answer,) = draw_leases(engine, worker_id, [wanted]).pots
     with engine.connect() as connection:
-        check_books(connection, over=10**9)
+        check_sums(connection, over=10**9)
     amounts = {name: plain(getattr(answer, name)) for name in ("drawn", "granted", "total")}
     return msgspec.structs.replace(answer, **amounts)
 
@@ -58,10 +58,10 @@ def release(engine: Engine, worker_id: str) -> list[KeptAmount]:
         return release_leases(connection, worker_id, free=True).kept
 
 
-def book(engine: Engine, budget: int) -> tuple[int, int, int]:
+def read_period(engine: Engine, budget: int) -> tuple[int, int, int]:
     """Returns the granted, drawn and charged sums of the budget's only period."""
     with engine.connect() as connection:
-        (period,) = [each for each in read_books(connection) if each["budget_id"] == budget]
+        (period,) = [each for each in read_sums(connection) if each["budget_id"] == budget]
     return int(period["granted"]), int(period["drawn"]), int(period["charged"])
 
 
@@ -75,7 +75,7 @@ def test_a_draw_gives_what_requests_need_and_a_quarter_of_the_rest_beyond(engine
     assert (refused.refused, refused.drawn, refused.granted, refused.total) == (True, "0", "1000", "1000")
     assert refused.charged == "0" and refused.recalled_s is not None
     assert (draw(engine, "a", make_draw(budget, 2, 20, used=15)).recalled_s or 0) >= 0
-    assert book(engine, budget)[0] == 770
+    assert read_period(engine, budget)[0] == 770
 
 
 def test_totals_are_absolute_so_repeating_and_late_draws_change_nothing(engine: Engine) -> None:
@@ -88,7 +88,7 @@ def test_totals_are_absolute_so_repeating_and_late_draws_change_nothing(engine: 
     # A refused draw counts too: an older one that is carried out later must not change what it left.
     assert draw(engine, "a", make_draw(budget, 7, 0, used=0)).drawn == "0"
     assert not draw(engine, "a", make_draw(budget, 6, 500)).applied
-    assert book(engine, budget) == (0, 0, 0)
+    assert read_period(engine, budget) == (0, 0, 0)
 
 
 def test_what_is_used_is_granted_even_above_the_amount_and_never_given_back(engine: Engine) -> None:
@@ -151,7 +151,7 @@ def test_of_a_rolling_window_all_hours_in_it_count(engine: Engine) -> None:
     assert state.oldest == last.oldest == compute_period_id(budget, START + 10 * hour)
 
 
-def test_draws_that_overlap_behind_a_lock_keep_the_books(engine: Engine) -> None:
+def test_draws_that_overlap_behind_a_lock_keep_the_sums(engine: Engine) -> None:
     budget = add_budget(engine, "1000")
     draw(engine, "a", make_draw(budget, 1, 10))
     with engine.connect() as blocker, ThreadPoolExecutor(3) as pool:
@@ -164,7 +164,7 @@ def test_draws_that_overlap_behind_a_lock_keep_the_books(engine: Engine) -> None
         wait_until(lambda: _count_waiting(engine) == 3, what="the draws to wait for the lock")
         blocker.rollback()
         answers = sorted((one.result().pots[0] for one in overlapping), key=lambda answer: answer.version)
-    assert book(engine, budget)[0] == book(engine, budget)[1] == 600
+    assert read_period(engine, budget)[0] == read_period(engine, budget)[1] == 600
     assert [answer.drawn for answer in answers if answer.applied][-1] == "600"
 
 
@@ -185,19 +185,19 @@ def test_a_closed_lease_has_what_was_charged(engine: Engine, keep: bool) -> None
     first = close_leases(engine, "a", keep=keep)
     assert first.leases == 2 and sum(Decimal(kept.amount) for kept in first.kept) == (230 if keep else 0)
     expected = (601 if keep else 421, 601 if keep else 421, 240)
-    assert book(engine, budget) == expected
+    assert read_period(engine, budget) == expected
     close_leases(engine, "a", keep=False)
     # The dead worker's draws are carried out only now: of a period that it has drawn from, and of another one.
     other = add_budget(engine, "1000")
     for late in (make_draw(budget, 2, 900), make_draw(other, 2, 900)):
         answers = draw_leases(engine, "a", [late]).pots
         assert [answer.applied for answer in answers] == [False]
-    assert book(engine, budget) == expected and book(engine, other) == (0, 0, 0)
+    assert read_period(engine, budget) == expected and read_period(engine, other) == (0, 0, 0)
     if keep:
         assert release(engine, "a") == []
-        assert book(engine, budget) == (421, 421, 240)
+        assert read_period(engine, budget) == (421, 421, 240)
     with engine.connect() as connection:
-        check_books(connection)
+        check_sums(connection)
 
 
 def test_closing_charges_what_was_served_without_a_lease(engine: Engine) -> None:
@@ -205,7 +205,7 @@ def test_closing_charges_what_was_served_without_a_lease(engine: Engine) -> None
     charge(engine, budget, "a", 70)
     end_worker(engine, "a")
     close_leases(engine, "a", keep=False)
-    assert book(engine, budget) == (70, 70, 70)
+    assert read_period(engine, budget) == (70, 70, 70)
     assert compute_period_start(compute_period_id(budget, START)) == START
     # The first draw of another worker completes the period.
     draw(engine, "b", make_draw(budget, 1, 930))
@@ -217,12 +217,12 @@ def test_leases_that_the_operator_released_are_taken_up_again_by_a_worker_that_l
     draw(engine, "a", make_draw(budget, 1, 400))
     charge(engine, budget, "a", 100)
     release(engine, "a")
-    assert book(engine, budget) == (100, 100, 100)
+    assert read_period(engine, budget) == (100, 100, 100)
     answer = draw(engine, "a", make_draw(budget, 2, 500, used=350))
     assert not answer.applied and answer.version > 2
     newer = make_draw(budget, answer.version + 1, 500, used=350)
     assert Decimal(draw(engine, "a", newer).drawn) == 500
-    assert book(engine, budget) == (500, 500, 100)
+    assert read_period(engine, budget) == (500, 500, 100)
 
 
 def test_draws_and_closings_of_many_workers_do_not_deadlock(engine: Engine) -> None:
@@ -246,7 +246,7 @@ def test_draws_and_closings_of_many_workers_do_not_deadlock(engine: Engine) -> N
     for thread in threads:
         thread.join()
     assert failures == []
-    assert {book(engine, budget) for budget in budgets} == {(0, 0, 0)}
+    assert {read_period(engine, budget) for budget in budgets} == {(0, 0, 0)}
 
 
 def test_a_share_is_warned_of_once(engine: Engine) -> None:

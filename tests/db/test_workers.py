@@ -92,7 +92,7 @@ def test_a_worker_is_live_then_missing_then_closed(engine: Engine) -> None:
     upsert_closed(engine, "1", "drained")
     upsert_closed(engine, "2", "left_rows")
     assert _ids(engine, "live") == _ids(engine, "missing") == []
-    # A heartbeat that was sent before the end but is carried out after it changes nothing.
+    # A report that was sent before the end but is carried out after it changes nothing.
     _register(engine, "1")
     assert _ids(engine, "live") == []
     _move(engine, "2", MISSING_AFTER_S + 1, "closed_at")
@@ -146,7 +146,7 @@ def test_a_missing_worker_is_written_off_and_corrected_if_its_journal_turns_up(e
     assert _sums(engine)["unrecorded"] == 0 and _ids(engine, "live") == ["1"]
 
 
-def test_the_books_do_not_balance_while_a_worker_is_written_off_that_had_reported_nothing(
+def test_the_ledger_does_not_balance_while_a_worker_is_written_off_that_had_reported_nothing(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _empty(engine)

@@ -242,10 +242,10 @@ def test_usage_takes_whole_days_up_to_a_year(place: Place, query: str) -> None:
 
 
 def test_integrity_is_shown_to_the_operator(place: Place) -> None:
-    books = place.ask("/api/activity/integrity").json
-    assert sum(books["outcomes"].values()) == len(place.rows)
+    ledger = place.ask("/api/activity/integrity").json
+    assert sum(ledger["outcomes"].values()) == len(place.rows)
     parts = {"in_flight", "unshipped", "unrecorded", "rejected", "unsent"}
-    assert parts <= set(books) and books["started"] == 0 and books["balanced"] is False
+    assert parts <= set(ledger) and ledger["started"] == 0 and ledger["balanced"] is False
 
 
 def _ids(rows: list[Any]) -> list[str]:

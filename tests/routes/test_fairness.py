@@ -249,7 +249,7 @@ def _wait_until_balanced(place: Place) -> None:
         found = _get(place, "/api/activity/integrity")
         return bool(found["balanced"]) and found["in_flight"] == found["unshipped"] == 0 and found["started"] > 0
 
-    wait_until(is_settled, what="balanced books")
+    wait_until(is_settled, what="a balanced ledger")
 
 
 def test_refusals_by_a_limit_count_as_all_others_do(place: Place) -> None:

@@ -369,7 +369,7 @@ def test_a_request_of_a_killed_worker_is_charged_at_its_ceiling(
         assert (row["charged_tokens"], row["charged_usd"], len(row["budget_periods"])) == (most, None, 2)
         assert get_charges(database_url, key) == {"tokens": (0, 0, most, 1), "requests": (1, 0, 0, 1)}
         # The report is balanced once the dead worker's leases are closed, and unbalanced after a charge has vanished.
-        limits = wait_until(lambda: (found := get_limits(gateway))["balanced"] and found, what="balanced books")
+        limits = wait_until(lambda: (found := get_limits(gateway))["balanced"] and found, what="a balanced ledger")
         assert limits == {
             "balanced": True, "mistakes": 0, "overdrawn": 0, "periods_checked": 2, "periods_different": 0
         }  # fmt: skip

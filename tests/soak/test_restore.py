@@ -96,7 +96,7 @@ def test_the_lost_records_are_those_that_are_named(
         else:
             wait_until(lambda: len(tables.outcomes()) == len(sent), 60, "the rows again")
         tables.execute("UPDATE worker SET last_seen_at = now() - interval '10 minutes' WHERE closed_how IS NULL")
-        wait_until(lambda: tables.select(SEEN)[0][0] == 2, 60, "a sign of life of the workers")
+        wait_until(lambda: tables.select(SEEN)[0][0] == 2, 60, "a report of the workers")
         app = create_app(load_settings(settings))
         done = app.test_cli_runner().invoke(args=["db", "reconcile-ledger", "--close-missing"])
         use_settings(None)
@@ -110,7 +110,7 @@ def test_the_lost_records_are_those_that_are_named(
 
 SMALL = "--exclude-table-data=activity_p*"
 # The counts of requests. Times of streams are left out: sums of floats, whose last digits depend on their order.
-BOOKS = {
+SUMS = {
     "outcomes": "SELECT level, subject, start, gateway, endpoint, outcome, error_type, requests, prompt_tokens,"
     " completion_tokens, cost_exact, cost_estimated FROM outcome_usage",
     "models": "SELECT level, subject, start, gateway, endpoint, model, requests, completion_tokens, cost_exact,"
@@ -120,13 +120,13 @@ BOOKS = {
 }
 
 
-def read_books(url: str) -> dict[str, list[str]]:
+def read_sums(url: str) -> dict[str, list[str]]:
     """Returns the sums and charges by table, once all deltas are folded into them."""
     engine = create_engine(url, poolclass=NullPool)
     while fold_deltas(engine, min_age_s=0).folded or count(engine, "rollup_delta"):
         pass
     tables = ActivityTables(url)
-    return {name: sorted(str(tuple(row)) for row in tables.select(sql)) for name, sql in BOOKS.items()}
+    return {name: sorted(str(tuple(row)) for row in tables.select(sql)) for name, sql in SUMS.items()}
 
 
 def get_waiting(tables: ActivityTables) -> int:
@@ -169,8 +169,8 @@ def test_no_request_is_counted_twice_after_a_restore(
             sent |= send(gateways[name], 30, key)
         gateways["ends"].stop()
         wait_until(lambda: not get_waiting(tables), what="all rows")
-        before, books = tables.outcomes(), read_books(database_url)
-        assert before.keys() >= sent and all(books.values())
+        before, sums = tables.outcomes(), read_sums(database_url)
+        assert before.keys() >= sent and all(sums.values())
         link.cut()
         postgres.drop_database(database_url)
         postgres.execute(f'CREATE DATABASE "{get_name(database_url)}"')
@@ -182,7 +182,7 @@ def test_no_request_is_counted_twice_after_a_restore(
         wait_until(lambda: not get_waiting(tables), 60, "all rows again")
         app = create_app(load_settings(settings["lives"]))
         done = app.test_cli_runner().invoke(args=["db", "reconcile-ledger", "--close-missing"])
-        assert read_books(database_url) == books
+        assert read_sums(database_url) == sums
         report = select_integrity_report()
         use_settings(None)
         assert "Lost: the records of 0 requests" in done.output and "sums" not in done.output

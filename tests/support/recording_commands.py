@@ -179,9 +179,9 @@ class _Commands(LimitCommands):
         from prometheus_client import REGISTRY
 
         from app.runtime import get_component
-        from app.services.health.book_gauges import BookGauges
+        from app.services.health.ledger_gauges import LedgerGauges
 
-        get_component(BookGauges).update()
+        get_component(LedgerGauges).update()
         samples = [sample for family in REGISTRY.collect() for sample in family.samples]
         return {sample.name: sample.value for sample in samples if not sample.labels}
 

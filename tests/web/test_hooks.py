@@ -1,4 +1,4 @@
-"""Every request, whatever its path, has the common error format, a request id, and one line in the log."""
+"""Every request, whatever its path, has the common error shape, a request id, and one line in the log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lines_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/chat", "/v2", "/nowhere", CHAT + "/", "/%00", "/a b"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_path_is_a_404_in_the_common_error_format(gateway: Gateway, path: str, method: str) -> None:
+def test_an_unknown_path_is_a_404_in_the_common_error_shape(gateway: Gateway, path: str, method: str) -> None:
     seen = request(method, gateway.url + path)
     assert (seen.status, seen.error["type"], seen.error["code"]) == (404, "not_found_error", "unknown_path")
     assert seen.headers["content-type"] == "application/json" and seen.request_id

@@ -17,7 +17,7 @@ from app.services.administration.holders import HolderPatch, NewHolder, change_h
 from app.services.administration.journals import adopt_directory, write_off_host, write_off_worker
 from app.services.administration.key_lists import KEY_STATES, list_keys, select_key_view, select_keys_page, select_names
 from app.services.administration.keys import DEFAULT_OVERLAP_S, change_key, create_key, revoke_key, rotate_key
-from app.services.administration.leases import check_books, forgive_request, list_leases, release_worker
+from app.services.administration.leases import check_leases, forgive_request, list_leases, release_worker
 from app.services.administration.ledger import reconcile_ledger
 from app.services.administration.own_key import OwnKey, select_own_budgets, select_own_key
 from app.services.administration.patterns import find_idle_patterns
@@ -30,7 +30,7 @@ __all__ = [
     "DEFAULT_OVERLAP_S", "KEY_STATES", "AuditFilter", "BudgetState", "BudgetTerms", "GroupChanges", "GroupView",
     "HolderPatch", "HolderView", "KeyChanges", "KeyView", "LimitChanges", "LimitsView", "NewGroup", "NewHolder",
     "NewKey", "OwnKey", "adopt_directory", "change_gateway_limits", "change_group", "change_holder", "change_key",
-    "check_books", "create_group", "create_holder", "create_key", "delete_group", "delete_holder", "describe_budget",
+    "check_leases", "create_group", "create_holder", "create_key", "delete_group", "delete_holder", "describe_budget",
     "end_budget", "find_idle_patterns", "forgive_request", "get_command_actor", "list_keys", "list_leases",
     "parse_budget", "raise_budget", "reconcile_ledger", "record_change", "release_worker", "revoke_key", "rotate_key",
     "select_audit_page", "select_budget_page", "select_budget_state", "select_gateway_limits", "select_group",

@@ -61,7 +61,7 @@ def record_change(
 
     Args:
         connection: the connection of the change.
-        actor: the author of the change, as in AuditEvent.
+        actor: who makes the change, as in AuditEvent.
         action, object: as in AuditEvent.
         before, after: the whole object as JSON values, without secrets. None if there is none. If both exist, only
             `name` and the differences are kept.

@@ -65,7 +65,7 @@ def raise_budget(actor: str, id: int, extra: Decimal) -> BudgetState:
     """Adds to the amount of a budget for its current period only, and returns the budget.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         id: the budget.
         extra: the amount, in the budget's unit; below 0 to take back an earlier raise.
 

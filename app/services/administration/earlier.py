@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.db import Connection
 from app.db.budgets import BudgetRow
 from app.db.clock import select_now
-from app.db.lease_books import insert_earlier_charges
+from app.db.lease_sums import insert_earlier_charges
 from app.services.limits import get_period
 
 

@@ -48,7 +48,7 @@ def change_group(actor: str, name_or_id: str, changes: GroupChanges, *, keep_bud
     """Changes a group and returns it.
 
     Args:
-        actor: the author.
+        actor: who makes the change.
         name_or_id: which group.
         changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.

@@ -39,7 +39,7 @@ def find_or_make_holder(
 
     Args:
         connection: in a transaction.
-        actor: the author of the key.
+        actor: who makes the change.
         holder: the name of the holder; if it is absent, a new one gets the name of the key.
         key_name: the name of the key.
         changes: the group and the limits of a new holder.
@@ -111,7 +111,7 @@ def create_holder(actor: str, wanted: NewHolder) -> HolderView:
     """Makes a holder without a key, and returns it.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         wanted: the holder.
 
     Raises:
@@ -128,7 +128,7 @@ def change_holder(actor: str, name_or_id: str, changes: HolderPatch, *, keep_bud
     """Changes a holder, for instance its name, and returns it.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         name_or_id: which holder.
         changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.

@@ -16,7 +16,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
     """Delivers all journals in a directory, such as the copied JOURNAL_DIR of a host that will not come back.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         root: a JOURNAL_DIR, or the directory of one worker. Delivered journals are removed.
         tell: called for each delivered journal.
 
@@ -36,7 +36,7 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
         live = select_live_workers(connection, found)
     if live:
         raise Conflict(
-            f"The worker {live[0]} gave a sign of life in the last three minutes, so it delivers its journal itself,"
+            f"The worker {live[0]} reported in the last three minutes, so it delivers its journal itself,"
             f" and what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
         )
     adopted: list[AdoptedJournal] = []
@@ -58,7 +58,7 @@ def write_off_worker(actor: str, worker_id: str, confirm: Callable[[dict[str, in
     """Gives up the journal of a missing worker.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         worker_id: the worker.
         confirm: called with the result that `write_off_host` would have; if it raises, nothing is written off.
 
@@ -114,6 +114,6 @@ def _raise_if_none(requests: dict[str, int], *, worker_id: str | None = None, ho
     if worker_id is not None:
         raise NotFound(f"No missing worker has the id {worker_id!r}. GET /api/activity/integrity lists them.")
     raise NotFound(
-        f"No worker of a host {host!r} is missing; one is after three minutes without a sign of life."
+        f"No worker of a host {host!r} is missing; one is after three minutes without a report."
         " `bin/gateway journal list` lists hosts."
     )

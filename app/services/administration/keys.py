@@ -42,7 +42,7 @@ def create_key(actor: str, wanted: NewKey) -> MadeKey:
     """Creates a key, and its holder if limits or a group are given for one that does not exist.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         wanted: the key.
 
     Raises:
@@ -71,7 +71,7 @@ def change_key(actor: str, id: str, changes: KeyChanges, *, keep_budgets: bool =
     """Changes a key and its holder, and returns it. A key without a holder gets one with its name if limits are set.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         id: the key.
         changes: the changes.
         keep_budgets: whether budgets that `changes` does not name stay.
@@ -112,7 +112,7 @@ def rotate_key(
     """Creates a replacement for a key: with the same name, the same holder and so its limits, and the same rights.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         id: the old key.
         overlap_s: how long the old key still works, but no longer than it would have anyway.
         expires_at: the time from which on the new key does not work, None for never; by default that of the old key, so

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from app.db import read_connection, write_connection
-from app.db.lease_books import (
+from app.db.lease_sums import (
     Forgiven,
     LeaseRow,
     Mistake,
@@ -32,7 +32,7 @@ def list_leases() -> list[LeaseRow]:
         return select_leases(connection, MAX_LISTED)
 
 
-def check_books() -> list[Mistake]:
+def check_leases() -> list[Mistake]:
     """Returns the disagreements between the sums of budgets; [] if there are none.
 
     Raises:
@@ -46,7 +46,7 @@ def release_worker(actor: str, worker_id: str, *, free: bool) -> ClosedLeases:
     """Closes the leases of a lost worker.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         worker_id: the worker.
         free: whether drawn but uncharged amounts go back to the budgets, because they were not spent. If not, they
             count as spent.
@@ -71,7 +71,7 @@ def forgive_request(actor: str, request_id: UUID) -> Forgiven:
     """Reduces the charge of a request to its known use, if budgets were charged the most that it could cost.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         request_id: the gateway's id of the request.
 
     Returns:

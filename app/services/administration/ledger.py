@@ -31,7 +31,7 @@ def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
     """Counts requests lost with the database as lost in restores, so that the integrity report balances again.
 
     Args:
-        actor: the author, for the audit, which keeps the workers and their requests.
+        actor: who makes the change, for the audit, which keeps the workers and their requests.
         closes_missing: whether missing workers ended after the backup, and will not come back.
 
     Raises:

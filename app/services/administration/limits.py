@@ -34,7 +34,7 @@ def apply_limits(
 
     Args:
         connection: in a transaction that has locked the subject, so that no other change can interfere.
-        actor: the author of the change.
+        actor: who makes the change.
         subject: the subject before the change.
         changes: the changes of its limits.
         columns: further columns to set, `name` and `group_id`.

@@ -44,7 +44,7 @@ def create_alias(actor: str, wanted: NewAlias) -> AliasView:
     """Makes an alias.
 
     Args:
-        actor: the author, for the audit.
+        actor: who makes the change, for the audit.
         wanted: the alias.
 
     Raises:

@@ -21,6 +21,7 @@ from app.config import SettingsError
 from app.db import Database, DatabaseError, describe_error, identify_database, time_limit
 from app.db.aliases import select_changed_aliases
 from app.logs import log_event, redact
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 from app.snapshot_file import FileUnusable, SnapshotFile
 
@@ -119,9 +120,12 @@ class Aliases(Component):
         self._has_failed = False
         # Without it, the older answer of two simultaneous refreshes could be applied last.
         self._refresh_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._has_asked = threading.Event()
-        self._closed = threading.Event()
+        self._task = PeriodicTask(
+            "alias-refresh",
+            self.refresh,
+            pause_s=lambda: REFRESH_S * random.uniform(0.8, 1.0),
+            on_error=lambda error: log_event("alias_refresh_failed", level="error", error=error),
+        )
 
     @property
     def names(self) -> KeysView[str]:
@@ -138,20 +142,7 @@ class Aliases(Component):
 
     def start(self) -> None:
         """Starts the refreshes and waits a moment for the aliases; later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._refresh_until_closed, name="alias-refresh", daemon=True)
-            self._thread.start()
-            self._has_asked.wait(_START_WAIT_S)
-
-    def _refresh_until_closed(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self.refresh()
-            except Exception as error:
-                log_event("alias_refresh_failed", level="error", error=error)
-            self._has_asked.set()
-            # Spreads the queries of workers that started together.
-            self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
+        self._task.start(_START_WAIT_S)
 
     def refresh(self) -> None:
         """Applies the aliases of the database; if it does not answer, keeps the current ones or loads the file."""
@@ -204,7 +195,7 @@ class Aliases(Component):
 
     def close(self) -> None:
         """Ends the refreshes."""
-        self._closed.set()
+        self._task.close()
 
 
 def start_aliases() -> None:

@@ -7,7 +7,6 @@ request waits for it.
 from __future__ import annotations
 
 import random
-import threading
 from datetime import UTC, datetime, time, timedelta
 
 from app.db import Database, describe_error, get_engine, read_connection, time_limit
@@ -15,6 +14,7 @@ from app.db.bills import bill_lock, select_bill_days, select_bill_run, update_ru
 from app.db.clock import select_now
 from app.errors import GatewayError
 from app.logs import log_event
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component, get_settings
 from app.services.bill.compared import Compared
 from app.services.bill.fetching import fetch_bill, get_billed_providers
@@ -39,25 +39,26 @@ class NightlyFetch(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._task = PeriodicTask(
+            "bill",
+            run_if_due,
+            pause_s=_choose_pause_s,
+            on_error=lambda error: log_event("bill_check_failed", level="warning", reason=describe_error(error)),
+            first_pause_s=_choose_pause_s(),
+        )
 
     def start(self) -> None:
         """Starts the thread if the bill of any provider can be read; later calls do nothing."""
-        if self._thread is None and get_billed_providers(self.settings):
-            self._thread = threading.Thread(target=self._run_until_closed, name="bill", daemon=True)
-            self._thread.start()
-
-    def _run_until_closed(self) -> None:
-        while not self._closed.wait(INTERVAL_S * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            try:
-                run_if_due()
-            except Exception as error:
-                log_event("bill_check_failed", level="warning", reason=describe_error(error))
+        if get_billed_providers(self.settings):
+            self._task.start()
 
     def close(self) -> None:
         """Ends the thread after its current run."""
-        self._closed.set()
+        self._task.close()
+
+
+def _choose_pause_s() -> float:
+    return INTERVAL_S * random.uniform(1 - _JITTER, 1 + _JITTER)
 
 
 def start_bills() -> None:

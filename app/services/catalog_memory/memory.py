@@ -6,12 +6,11 @@ costs one query each time it is loaded.
 
 from __future__ import annotations
 
-import threading
-
 from app.config import SettingsError
 from app.db import Database, DatabaseError, describe_error, time_limit
 from app.db.catalog import ModelChange, select_used_models
 from app.logs import log_event, redact
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 from app.services.catalog_memory.facts import find_rises
 from app.services.catalog_memory.keeping import keep_list
@@ -37,27 +36,21 @@ class CatalogMemory(Component):
         super().__init__(runtime)
         self._kept: dict[str, ModelList] = {}
         self._has_failed = False
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._task = PeriodicTask(
+            "catalog-memory",
+            self.keep_new_lists,
+            pause_s=lambda: LOOK_INTERVAL_S,
+            on_error=lambda error: log_event("catalog_keeping_failed", level="error", error=error),
+            first_pause_s=FIRST_LOOK_S,
+        )
 
     def start(self) -> None:
         """Starts storing lists; later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._keep_until_closed, name="catalog-memory", daemon=True)
-            self._thread.start()
+        self._task.start()
 
     def close(self) -> None:
         """Ends the thread."""
-        self._closed.set()
-
-    def _keep_until_closed(self) -> None:
-        pause_s = FIRST_LOOK_S
-        while not self._closed.wait(pause_s):
-            pause_s = LOOK_INTERVAL_S
-            try:
-                self.keep_new_lists()
-            except Exception as error:
-                log_event("catalog_keeping_failed", level="error", error=error)
+        self._task.close()
 
     def keep_new_lists(self) -> None:
         """Stores the lists that this process has loaded since the last call; failed ones are tried again."""

@@ -6,7 +6,9 @@ chat.py             chat completions; of chunks, _chunks observes, _repair repai
 messages.py         Anthropic's API over chat: _body, _request (_history, _blocks, _tools), _response, _stream, _errors
 responses.py        OpenAI's over chat: _request (_items, _content, _tools), _context, _output (_custom), _stream
 chat_reading.py     chat as translations read it; output_sequence.py puts a stream of it into one item after another
-completions.py      completions of a text (prompts.py has its forms); shares chunk_stream.py and choices.py with chat
+completions.py      completions of a text (prompts.py has its forms): of a whole one, completion_assembly.py; of chunks,
+                    completion_chunks.py; shares chunk_stream.py, choices.py, chunk_usage.py, odd_chunks.py with chat
+deltas.py           merges deltas; tool_names.py: tools' names; token_bounds.py, token_estimate.py: tokens of a body
 embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.py, usage.py: facts of a response
 """
 

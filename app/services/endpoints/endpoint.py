@@ -163,7 +163,7 @@ class StreamProtocol(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """The error format of an API, used on all paths of its endpoints.
+    """The error shape of an API, used on all paths of its endpoints.
 
     Attributes:
         make_body: (error, request id) → the body of an HTTP response, as JSON.
@@ -171,7 +171,7 @@ class ErrorShape:
             translated endpoint has the events of its writer instead.
         get_status: error → the HTTP status of the response.
         request_id_header: the response header in which the API's SDKs expect the request id, besides `x-request-id`.
-        client_header: a request header that only the API's clients send. They get this format even on paths outside any
+        client_header: a request header that only the API's clients send. They get this shape even on paths outside any
             API, such as the models; None if there is no such header.
     """
 
@@ -211,7 +211,7 @@ class Endpoint:
         count_choices: body → the number of requested choices, so that a stream with fewer does not count as complete;
             None if that is not checked.
         stream: its stream protocol; None if it does not stream.
-        errors: the format of its errors.
+        errors: the shape of its errors.
         translation: translates it to the endpoint of its name; all other fields except `path`, `body` and `errors` then
             belong to that one. None if providers serve it directly.
         output_field: the client's field for the output limit, for messages; None if it generates no text.

@@ -1,4 +1,4 @@
-"""Errors in the format of Anthropic's API, in responses and in streams.
+"""Errors in the shape of Anthropic's API, in responses and in streams.
 
 Agents act on status and type: they take a 401 for their own key, compact the conversation if a prompt is too long, wait
 for 429 and 5xx, and show the rest to their user. So the gateway's own failures are `api_error` here.
@@ -70,7 +70,7 @@ def _get_message(error: GatewayError) -> str:
 
 
 def make_error_body(error: GatewayError, request_id: str | None = None) -> bytes:
-    """Returns an error as JSON in Anthropic's format."""
+    """Returns an error as JSON in Anthropic's shape."""
     shown = {"type": _get_type(_get_status(error)), "message": _get_message(error)}
     own = {} if request_id is None else {"request_id": request_id}
     return encode({"type": "error", "error": shown, **own})

@@ -14,6 +14,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (CHAT, COMPLETIONS, EMBEDDINGS, RERANK, COHERE
 
 
 def find_error_shape(path: str) -> ErrorShape:
-    """Returns the error format of a path: that of the endpoint with this path or one above it."""
+    """Returns the error shape of a path: that of the endpoint with this path or one above it."""
     found = (each.errors for each in ENDPOINTS if path == each.path or path.startswith(each.path + "/"))
     return next(found, OPENAI_ERRORS)

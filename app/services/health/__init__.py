@@ -2,7 +2,7 @@
 
 checks.py     the list of checks for `/ready`
 readiness.py  whether this process should get requests
-gauges.py     the state of this worker as metrics; book_gauges.py  whether the ledger is balanced
+gauges.py     the state of this worker as metrics; ledger_gauges.py  whether the ledger is balanced
 settings_report.py  the settings, without secrets
 workers.py    the state of this worker for the registry, and the report on all workers
 """

@@ -5,13 +5,13 @@ They pull from other packages, so they are here and not in `app/metrics.py`, whi
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 
 from app.logs import log_event
 from app.metrics import make_gauge
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
-from app.services.health.book_gauges import start_book_gauges
+from app.services.health.ledger_gauges import start_ledger_gauges
 from app.services.inference import THRESHOLDS, count_refused_models, get_live_requests, get_open_breakers
 from app.services.journal import get_journal_status
 from app.services.keys import get_keys_state
@@ -66,30 +66,26 @@ class GaugeUpdater(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
+        self._task = PeriodicTask(
+            "gauges",
+            update_gauges,
+            pause_s=lambda: UPDATE_INTERVAL_S,
+            on_error=lambda error: log_event("gauge_update_failed", level="error", error=error),
+        )
 
     def start(self) -> None:
-        """Starts the updates; call it once."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            try:
-                update_gauges()
-            except Exception as error:
-                log_event("gauge_update_failed", level="error", error=error)
-            self._closed.wait(UPDATE_INTERVAL_S)
+        """Starts the updates; later calls do nothing."""
+        self._task.start()
 
     def close(self) -> None:
         """Ends the updates."""
-        self._closed.set()
+        self._task.close()
 
 
 def start_gauges() -> None:
     """Starts the updates of this process's gauges. Called once per worker, after the fork."""
     get_component(GaugeUpdater).start()
-    start_book_gauges()
+    start_ledger_gauges()
 
 
 def update_gauges() -> None:

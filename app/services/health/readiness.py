@@ -48,8 +48,8 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 def check_readiness(*, with_hosts: bool = False) -> Readiness:
     """Returns the state of this process, from the checks for `/ready`.
 
-    with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask too often.
-        with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask often.
+    Args:
+        with_hosts: whether to ask the database for the hosts too. They are for operators: load balancers ask too often.
     """
     findings = {check.name: check.run() for check in CHECKS}
     hosts = _select_hosts() if with_hosts and findings["database"].state.reachable else None

@@ -1,6 +1,6 @@
 """Each worker's report of its state, and the report on all workers.
 
-A worker writes its state into its row of the registry with every sign of life (`services/journal/registration.py`),
+A worker writes its state into its row of the registry with every report (`services/journal/registration.py`),
 because a request reaches only one worker, and each worker has its own circuit breakers, lists of models and keys.
 """
 
@@ -27,7 +27,7 @@ from app.shutdown import is_draining
 MAX_LISTED = 200
 MAX_MODELS = 20
 
-# A worker that missed two signs of life may be gone, so its breakers no longer count.
+# A worker that missed two reports may be gone, so its breakers no longer count.
 _CURRENT_FOR = timedelta(seconds=30)
 
 # The checks that only read memory. The check of the database would query it.

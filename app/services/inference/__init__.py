@@ -2,14 +2,14 @@
 
 pipeline.py         the steps, in order             exchange.py     the state of one request
 refusals.py         limit on refused requests       admission.py    limit on concurrent requests
-json_body.py        strict JSON                     validation.py   the body against its type
+json_body.py        strict JSON                     validation.py   the body against its type (choice_errors.py)
 error_text.py       an error's text, for the record response_headers.py  the headers of a response
 adaptation.py       the body for one target; omission.py and fitting.py fit it to the provider and the model
 dispatch.py         tries at one target             reception.py    a whole response, or a stream?
 target_selection.py the target, and the next ones; fallback.py: after which failures; attempts.py: their records
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
 dry_run.py          describes the outcome of a request   once.py   requests with an Idempotency-Key
-cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record
+cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record; retry_digest.py
 token_count.py, known_fields.py  a request's tokens, and fields unknown to its target; tracing.py: its trace
 limited.py          a request under limits; ceiling.py: its cost at most; billing.py: that of a failure; output_limit.py
 """

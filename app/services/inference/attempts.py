@@ -87,7 +87,7 @@ def add_missing(record: ActivityRecord, name: str, code: str) -> None:
 
 
 def fail_response(record: ActivityRecord, code: str, elapsed_s: float) -> None:
-    """Marks the last attempt that was made as failed, although its response had begun or it was abandoned.
+    """Marks the last attempt made as failed: its response had begun, or it was abandoned.
 
     Args:
         record: the record of the request.

@@ -147,7 +147,7 @@ class CircuitBreakers(Component):
     def record_failure(self, provider: str, model: str, key_id: str, error: UpstreamError) -> None:
         """Counts a failure, and opens the breaker of its class after enough failures in a row."""
         kind = classify_failure(error)
-        # A failure of any class ends the probe. A failure of another class is not the result of the probe.
+        # Any failure ends the probe; only one of the breaker's own class is its result.
         was_probe = self._is_probing(provider, kind)
         model_was_probe = kind in REFUSALS and _is_probing(self.model_breakers.get((provider, model, kind)))
         self.release_probes(provider, model)

@@ -1,4 +1,4 @@
-"""Fits a translated request to its model when the clients of an API ask any model for more than this one can do.
+"""Reduces a translated request to what its model can do, because clients of its API ask any model for the same.
 
 Agents ask for 32,000 to 128,000 output tokens and switch thinking on and off, whatever the model. Providers refuse
 requests that a model cannot serve, so these fields are changed here, and the changes are named.

@@ -246,7 +246,7 @@ class LimitedRequest(Reservation):
             self._report_excess(record)
 
     def _report_excess(self, record: ActivityRecord) -> None:
-        """Logs a charge above the ceiling. The charge stays in full."""
+        """Logs a use above the ceiling. It is charged in full."""
         log_event(
             "ceiling_exceeded",
             level="warning",

@@ -27,7 +27,7 @@ _OF_A_REPLAY = Charge(cost=0, tokens=0, requests=1, rate_tokens=0)
 
 
 class _Replayed(Exception):
-    """Leaves the pipeline for a finished request, because its answer was found."""
+    """Raised to leave the pipeline: the request is finished, because its answer was found."""
 
     def __init__(self, kept: KeptAnswer, first_id: str) -> None:
         super().__init__("the answer was found")

@@ -67,7 +67,7 @@ class Pipeline(Component):
     Attributes:
         refusals: counts the refused requests of each key; asked before a request gets an `Exchange`.
         keys: the limits of each key.
-        admission, selection: as the steps use them; a dry run takes the steps before the sending (dry_run.py).
+        admission, selection: components of the steps; dry_run.py uses them too.
         span_exporter: exports the spans of requests; None if OTEL_EXPORTER_OTLP_ENDPOINT is not set.
     """
 

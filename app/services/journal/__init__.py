@@ -7,14 +7,16 @@
     segment_writer.py, segment_reader.py, segment_format.py   the files
     delivery.py         writes rows and a ledger line to PostgreSQL in one statement
     repair.py           makes refused rows acceptable to PostgreSQL
-    shipper.py          delivers this process's rows          orphans.py   and those of dead workers
+    shipper.py          delivers this process's rows          orphans.py   and a dead worker's
+    orphan_adopter.py   finds the journals of dead workers
     folder.py           folds the counts of delivered rows into the sums
     retry_links.py      links the retries of SDKs to their originals
     registration.py     tells the registry that this worker lives, or how it ended
+    boot.py             the boot of its host in which a worker ran
     lease_closing.py    returns the unspent draws of an ended worker to their budgets
     orphan_backlog.py   measures the journals that dead workers have left
     kept.py             delivered journals, for a database that is restored
-    hosts.py            the hosts by their last sign of life
+    hosts.py            the hosts by their last report
     adoption.py         delivers the journals of another host, by a command
 
 A record survives the death of its process by any signal, and any outage of PostgreSQL. It does not survive a power cut

@@ -1,4 +1,4 @@
-"""The hosts by their last sign of life, and the records that journals of lost hosts may still have."""
+"""The hosts by their last report, and the records that journals of lost hosts may still have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.db.hosts import HostRow, select_hosts
 # The most hosts that are listed.
 MAX_HOSTS = 200
 
-# Workers give a sign of life every ten seconds. After three missing ones, something is wrong with the host.
+# Workers report every ten seconds. After three missing reports, something is wrong with the host.
 SILENT_AFTER_S = 30.0
 
 
@@ -22,9 +22,9 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         state: live; silent for half a minute, so that it may be cut off or gone; or gone for three minutes.
-        live_workers, missing_workers: the numbers of its workers that give signs of life, and that have stopped to
-            without an end.
-        last_seen_at, silent_s: its last sign of life, and the seconds since.
+        live_workers, missing_workers: the numbers of its workers that report, and that no longer do although they have
+            not ended.
+        last_seen_at, silent_s: its last report, and the seconds since.
         in_flight, unshipped: requests without a record of its missing workers, as they last reported. Later ones may be
             in the journal too.
     """

@@ -10,7 +10,7 @@ import msgspec
 
 from app.db import read_connection
 from app.db.charge_check import ChargeCheck, select_charge_check
-from app.db.lease_books import Mistake, select_mistakes
+from app.db.lease_sums import Mistake, select_mistakes
 from app.db.ledger import select_integrity
 from app.db.workers import WorkerRow, select_unregistered, select_worker_counts, select_workers
 

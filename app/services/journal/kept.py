@@ -32,8 +32,35 @@ KEPT_S = 6 * 86_400.0
 KEPT_BYTES = 64 << 20
 
 
-def keep_directory(directory: Path) -> None:
-    """Moves an ended worker's delivered journal, whose lock the caller holds, and removes the oldest ones.
+def put_away(directory: Path, *, keeps: bool) -> bool:
+    """Moves or removes an ended worker's delivered journal, whose lock the caller holds.
+
+    Args:
+        directory: the journal.
+        keeps: whether to keep its files for some days, in case the database is restored.
+
+    Returns:
+        Whether that succeeded; if not, the reason is logged, and the journal stays.
+    """
+    try:
+        if keeps:
+            _keep(directory)
+        else:
+            remove_directory(directory)
+    except OSError as error:
+        log_event(
+            "journal_removal_failed",
+            level="error",
+            reason=str(error),
+            worker_id=directory.name,
+            next_step="Its records are in the database. Let the gateway write to JOURNAL_DIR, or remove the directory.",
+        )
+        return False
+    return True
+
+
+def _keep(directory: Path) -> None:
+    """Moves a journal into the place of kept ones and removes the oldest of these.
 
     A journal without requests, or one that cannot be moved, is removed.
     """

@@ -12,7 +12,7 @@ from app.db import describe_error
 from app.errors import Unavailable
 from app.logs import log_event
 from app.runtime import Component, Runtime, get_component
-from app.services.journal.kept import keep_directory
+from app.services.journal.kept import put_away
 from app.services.journal.lease_closing import close_leases_of
 from app.services.journal.orphan_backlog import OrphanBacklog
 from app.services.journal.record import ActivityRecord, encode_record, make_record
@@ -131,7 +131,7 @@ class Journal(Component):
         if drained and is_registered and self._close_leases(counts):
             # Moved while the lock is held, so that no other worker adopts the directory. If the registry could not be
             # told, the directory stays, and the worker that adopts it tells the registry.
-            keep_directory(self._recorder.writer.directory)
+            put_away(self._recorder.writer.directory, keeps=True)
         elif not drained:
             self._report_left_rows(counts)
         self._report_orphans()
@@ -222,8 +222,8 @@ def _compute_age_s(content: bytes | None) -> float | None:
 def start_journal(describe: Callable[[], bytes | None] | None = None) -> None:
     """Starts shipping this process's records. A worker calls it once, after the fork.
 
-    describe: returns this worker's state as JSON for the registry, or None for no state.
-        describe: returns this worker's state as JSON, for the registry; None for nothing.
+    Args:
+        describe: returns this worker's state as JSON for the registry, or None for no state.
     """
     get_component(Journal).start(describe)
 

@@ -1,13 +1,11 @@
-"""Adopts the journals of dead workers: ships ended requests, and records unfinished ones as `lost`.
+"""Delivers the journal of a dead worker: ships ended requests, and records unfinished ones as `lost`.
 
-Every live worker looks for directories without a lock; the lock decides which worker adopts one. Adoption can be
-interrupted at any point: if an adopter dies, another worker continues from the position in the ledger.
+Delivery can be interrupted at any point: if the process dies, another worker continues from the position in the ledger.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -20,88 +18,22 @@ from app.logs import log_event
 from app.runtime import Runtime
 from app.services.journal.boot import read_boot_id, read_boot_note
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
-from app.services.journal.kept import keep_directory
+from app.services.journal.kept import put_away
 from app.services.journal.lease_closing import close_leases_of
 from app.services.journal.segment_format import (
     COUNTERS,
     iterate_lines,
-    list_directories,
-    lock_directory,
-    mark_adopted,
     parse_head,
     parse_request_id,
     read_counters,
-    remove_directory,
-    remove_unnamed_directories,
     segment_numbers,
     segment_path,
     write_position,
 )
 from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
 
-# A dead worker's rows reach the statistics after at most this time. A search costs one lock call for each worker.
-SEARCH_INTERVAL_S = 5.0
-
-# The pause before another attempt to close a delivered journal in the registry.
-_CLOSE_RETRY_S = 60.0
-
 # A statement of the dead worker may be executed late, with a version a little above the one in the ledger.
 _VERSION_MARGIN = 1_000_000
-
-
-class OrphanAdopter:
-    """Finds the journals of dead workers and delivers them, one after the other.
-
-    Args:
-        runtime: gives the database and JOURNAL_DIR.
-        own_id: the worker id of this process, whose own journal is not an orphan.
-    """
-
-    def __init__(self, runtime: Runtime, own_id: str) -> None:
-        self._runtime = runtime
-        self._own_id = own_id
-        self._adopted: OrphanDelivery | None = None
-        self._search_at_s = 0.0
-        # Directory name → the time of its next check.
-        self._later_s: dict[str, float] = {}
-
-    def deliver_next(self) -> bool:
-        """Delivers one batch of an orphaned journal; returns whether there was one.
-
-        Raises:
-            Exception: the database is unavailable; the next call continues.
-        """
-        if self._adopted is None and time.monotonic() >= self._search_at_s:
-            self._adopted = self._adopt()
-        if self._adopted is None:
-            return False
-        if not self._adopted.deliver_next():
-            if not self._adopted.finish(keeps=True):
-                self._later_s[self._adopted.worker_id] = time.monotonic() + _CLOSE_RETRY_S
-            self._adopted = None
-        return True
-
-    def search_now(self) -> None:
-        """Makes the next call look for journals: at a stop, because the disk may not survive it."""
-        self._search_at_s = 0.0
-
-    def _adopt(self) -> OrphanDelivery | None:
-        for directory in list_directories(self._runtime.settings.journal_dir):
-            if directory.name == self._own_id or time.monotonic() < self._later_s.get(directory.name, 0.0):
-                continue
-            lock = lock_directory(directory)
-            if lock is not None:
-                mark_adopted(directory)
-                return OrphanDelivery(self._runtime, directory, lock)
-        remove_unnamed_directories(self._runtime.settings.journal_dir)
-        self._search_at_s = time.monotonic() + SEARCH_INTERVAL_S
-        return None
-
-    def close(self) -> None:
-        """Gives up an unfinished adoption, which another worker then continues."""
-        if self._adopted is not None:
-            self._adopted.release()
-        self._adopted = None
 
 
 class OrphanDelivery(Delivery):
@@ -160,9 +92,10 @@ class OrphanDelivery(Delivery):
             log_event("worker_close_failed", level="error", reason=describe_error(error), worker_id=self.worker_id)
             return False
         else:
+            if not put_away(self.directory, keeps=keeps):
+                return False
             started, lost = self._journal.started, self._journal.lost
             log_event("journal_adopted", worker_id=self.worker_id, started=started, lost=lost)
-            (keep_directory if keeps else remove_directory)(self.directory)
             return True
         finally:
             self.release()
@@ -188,8 +121,10 @@ class OrphanDelivery(Delivery):
             _write_position(self.directory, rows[-1].end)
 
     def release(self) -> None:
-        """Releases the lock, so that other workers may adopt the journal."""
-        os.close(self._lock)
+        """Releases the lock, so that other workers may adopt the journal; later calls do nothing."""
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1  # The number may be another file's from now on.
 
 
 class _OrphanedJournal:

@@ -1,4 +1,4 @@
-"""Maintains this worker's row in the registry: its identity, its signs of life, its state, and its end.
+"""Maintains this worker's row in the registry: its identity, its reports, its state, and its end.
 
 The shipper's thread calls it. A failure is logged and tried again later; it never stops shipping.
 """
@@ -36,7 +36,7 @@ class WorkerRegistration:
         worker_id: the name of the worker's directory in the journal.
 
     Attributes:
-        describe: returns the worker's report of its state, as JSON; called for each sign of life.
+        describe: returns the worker's state as JSON; called for each report.
     """
 
     def __init__(self, runtime: Runtime, worker_id: str) -> None:

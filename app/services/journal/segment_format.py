@@ -184,22 +184,29 @@ def remove_unnamed_directories(root: Path) -> None:
                 continue
             descriptor = lock_directory(directory)
             if descriptor is not None:
-                _remove(directory)
-                os.close(descriptor)
+                try:
+                    _remove(directory)
+                finally:
+                    os.close(descriptor)
 
 
 def remove_directory(directory: Path) -> None:
     """Removes a worker's directory, whose lock the caller holds. Missing files and a missing directory are fine.
 
     It loses its name first. Otherwise, after the removal of the files and before that of the directory, another worker
-    could create its lock file again and take it for the journal of a killed worker.
+    could create its lock file again and take it for the journal of a killed worker. Files that cannot be removed then
+    are left to `remove_unnamed_directories`: on NFS a file that is still open keeps its directory.
+
+    Raises:
+        OSError: it could not lose its name, so it is as before.
     """
     unnamed = directory.with_name(directory.name + _UNNAMED)
     try:
         directory.rename(unnamed)
     except FileNotFoundError:
         return
-    _remove(unnamed)
+    with suppress(OSError):
+        _remove(unnamed)
 
 
 def _remove(directory: Path) -> None:

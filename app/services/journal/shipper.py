@@ -18,8 +18,8 @@ from app.runtime import Runtime
 from app.services.journal.delivery import STATEMENT_TIME_LIMIT_S, Delivery
 from app.services.journal.folder import Folder
 from app.services.journal.kept import return_directories
+from app.services.journal.orphan_adopter import OrphanAdopter
 from app.services.journal.orphan_backlog import OrphanMeter, count_finals
-from app.services.journal.orphans import OrphanAdopter
 from app.services.journal.recorder import REPORT_INTERVAL_S, Recorder
 from app.services.journal.registration import WorkerRegistration
 from app.services.journal.retry_links import RetryLinker

@@ -1,10 +1,11 @@
 """Recognises a half-restored database, whose tables are filled one after the other.
 
 While the table of keys is empty, a worker would refuse everybody, and while the table of holders is empty, it would
-admit everybody without limits. No command empties these tables: a revoked key keeps its row, and so does a budget that
-has ended. So a table that had rows and has none is more likely part of a restore than a change, and its earlier content
-remains valid for as long as in an outage. A key that is revoked in a table with rows stops at once, whatever other
-tables are empty.
+admit everybody without limits. No command empties these two tables: a revoked key keeps its row, and the gateway's own
+row among the holders stays. A budget that has ended keeps its row too, and is deleted only with its holder or group, so
+an empty table of budgets is no sign of a restore if these are gone as well. Otherwise an empty table is more likely
+part of a restore than a change, and its earlier content remains valid for as long as in an outage. A key that is
+revoked in a table with rows stops at once, whatever other tables are empty.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def _find_reason(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> str
     had_rows = {
         _KEYS: held.keys,
         _SUBJECTS: True,  # A migration creates one, for the whole gateway.
-        _BUDGETS: any(subject.budgets for subject in held.subjects.values()),
+        # A command that deletes a holder or a group also deletes its budgets.
+        _BUDGETS: any(subject.budgets for id, subject in held.subjects.items() if id in found.subjects),
     }
     if lost := [_NAMES[table] for table, had in had_rows.items() if had and table in empty]:
         return f"it has no {' and no '.join(lost)}"
@@ -87,7 +89,8 @@ def _merge(found: LiveKeys, empty: Collection[str], held: LiveKeys) -> LiveKeys:
 
     A key whose holder is unknown is left out, because it would have no limits; one without a holder has the gateway's.
     """
-    keys = held.keys if _KEYS in empty else found.keys
+    # A copy, because lookups add keys to the current ones during the pauses.
+    keys = held.keys.copy() if _KEYS in empty else found.keys
     limits = held if {_SUBJECTS, _BUDGETS} & set(empty) or _KEYS not in empty else found
     with_limits = {
         digest: key

@@ -22,6 +22,7 @@ from app.db import Database, DatabaseError, describe_error, identify_database, t
 from app.db.limit_tables import GATEWAY_ID
 from app.db.live_keys import select_live_keys
 from app.logs import log_event, redact
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 from app.services.keys.half_restored import Doubt
 from app.services.keys.keys import OPERATOR_KEY, Key, digest_of
@@ -99,9 +100,12 @@ class KeySnapshot(Component):
         self._lock = threading.Lock()
         # Without it, the older answer of two simultaneous refreshes could be applied last.
         self._refresh_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._has_asked = threading.Event()
-        self._closed = threading.Event()
+        self._task = PeriodicTask(
+            "key-refresh",
+            self.refresh,
+            pause_s=lambda: REFRESH_S * random.uniform(0.8, 1.0),
+            on_error=lambda error: log_event("key_refresh_failed", level="error", error=error),
+        )
 
     def get(self, digest: bytes) -> Key | None:
         """Returns the key with this digest; None if there is none, or if the keys are older than GRACE_S."""
@@ -124,10 +128,7 @@ class KeySnapshot(Component):
 
     def start(self) -> None:
         """Starts the refreshes and waits a moment for the keys; later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._refresh_until_closed, name="key-refresh", daemon=True)
-            self._thread.start()
-            self._has_asked.wait(_START_WAIT_S)
+        self._task.start(_START_WAIT_S)
 
     def get_state(self) -> KeysState:
         """Returns the state of the snapshot."""
@@ -142,16 +143,6 @@ class KeySnapshot(Component):
             file_error=self._file_error,
             doubt=self.doubt.reason,
         )
-
-    def _refresh_until_closed(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self.refresh()
-            except Exception as error:
-                log_event("key_refresh_failed", level="error", error=error)
-            self._has_asked.set()
-            # Spreads the queries of workers that started together.
-            self._closed.wait(REFRESH_S * random.uniform(0.8, 1.0))
 
     def refresh(self) -> None:
         """Applies the keys of the database. If it does not answer, keeps the current ones or loads the file."""
@@ -259,7 +250,7 @@ class KeySnapshot(Component):
 
     def close(self) -> None:
         """Ends the refreshes."""
-        self._closed.set()
+        self._task.close()
 
 
 def start_keys() -> None:

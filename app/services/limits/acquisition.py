@@ -19,7 +19,8 @@ def take_at_once(
 ) -> list[Taken] | None:
     """Takes the needed amounts from all pots, or from none.
 
-    No other greenlet runs in between, so none sees the free amount of a pot while it is about to be put back.
+    No other greenlet runs in between, so none sees amounts that are taken only to be put back because a later pot has
+    too little.
 
     Args:
         shares: the shares of the pots.

@@ -22,7 +22,7 @@ _AHEAD_S = 30.0
 _AHEAD_REQUESTS = 4
 # After this many seconds without use, a pot keeps nothing in reserve.
 IDLE_S = 60.0
-# Seconds before the end of a period from which on the next one is drawn from; more than a tick.
+# How long before a period's end the next one is drawn from, in seconds; more than a tick.
 _NEXT_S = 5.0
 # How long a period is kept after its end, in seconds, because a clock may be set back.
 _KEPT_S = 7_200.0

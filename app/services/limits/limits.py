@@ -183,7 +183,7 @@ class Limits(Component):
             log_event("budget_warning_failed", level="error", error=error)
 
     def get_outstanding(self) -> dict[Unit, int]:
-        """Returns how much this worker has drawn of budgets that no request has spent, by unit."""
+        """Returns how much this worker has drawn from budgets and no request has spent, by unit."""
         self._purses.put_back()
         outstanding: dict[Unit, int] = {"usd": 0, "tokens": 0, "requests": 0}
         for pot in self._budgets.values():
@@ -201,7 +201,7 @@ class Limits(Component):
 
 
 def get_outstanding() -> dict[Unit, float]:
-    """Returns how much this process has drawn of budgets that no request has spent, by unit."""
+    """Returns how much this process has drawn from budgets and no request has spent, by unit."""
     limits = get_runtime().find(Limits)
     outstanding = {} if limits is None else limits.get_outstanding()
     return {unit: float(format_amount(number, unit)) for unit, number in outstanding.items()}

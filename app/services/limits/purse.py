@@ -140,7 +140,7 @@ class Purses:
 
     Attributes:
         listed: the purses that have something to put back; they add and remove themselves.
-        expires_s: the earliest time at which one of them expires, on the monotonic clock.
+        expires_s: no purse expires before this time, on the monotonic clock.
     """
 
     def __init__(self) -> None:

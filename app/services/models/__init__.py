@@ -1,5 +1,8 @@
-"""The model catalog: the models of each provider. catalog.py holds all lists, cache.py decides when one is fetched, and
-equivalents.py finds equal models of several providers."""
+"""The model catalog: catalog.py holds all lists, cache.py decides when one is fetched, and loading.py fetches it.
+
+model_list.py: a list at one time (search.py); entry.py: a model in it; equivalents.py: equal models of providers
+representations.py: the catalog as responses; merged_list.py, merged_model.py: for SDKs; fireworks.py: for programs
+"""
 
 from app.services.models.catalog import (
     Catalogs,

@@ -99,9 +99,9 @@ class OfferedModel(msgspec.Struct, frozen=True, kw_only=True):
 def find_offered_model(name: str, providers: Sequence[Provider]) -> Served:
     """Returns the model that `name` means; of several providers that list the same one, the first.
 
-    name: the name as the caller wrote it.
+    Args:
+        name: the name as the caller wrote it.
         providers: the providers whose lists are searched.
-        providers: those whose lists are searched.
 
     Raises:
         BadRequest: the name matches several models that are not the same; the message lists them.

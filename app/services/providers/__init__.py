@@ -10,7 +10,7 @@ weights.py       the names of weights, by which models of several providers are 
 bill.py          a provider's bill
 entry_fields.py  converts a provider's list entry to the catalog's
 
-To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x.py` here with its `PROVIDER`.
+To add the provider `x`, add `x_api_key` and `x_base_url` to `Settings`, and a module `x` here with its `PROVIDER`.
 """
 
 from __future__ import annotations

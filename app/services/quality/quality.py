@@ -7,7 +7,6 @@ sums are of all workers and hosts, so every worker knows the experience of all o
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from app.db import Database, DatabaseError, describe_error
 from app.db.histogram import histogram_quantiles_ms
 from app.db.recent_quality import OutcomeSums, RecentQuality, select_recent_quality
 from app.logs import log_event, redact
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS
@@ -56,7 +56,7 @@ class Latencies(msgspec.Struct, frozen=True):
 
 
 class ModelQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """How well a provider served a model in the last half hour; what was not measured is None.
+    """The measured service of a model by a provider in the last half hour; unmeasured values are None.
 
     Attributes:
         requests: how many requests it served or failed to serve, also if another one then served them.
@@ -83,28 +83,22 @@ class Quality(Component):
         self._measured: dict[Key, ModelQuality] = {}
         self._measured_s = float("-inf")
         self._has_failed = False
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._task = PeriodicTask(
+            "quality",
+            self.refresh,
+            pause_s=lambda: REFRESH_S * random.uniform(1.0, 1.0 + _JITTER),
+            on_error=lambda error: log_event("quality_refresh_failed", level="error", error=error),
+        )
 
     def start(self) -> None:
         """Starts the refreshes; later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._refresh_until_closed, name="quality", daemon=True)
-            self._thread.start()
+        self._task.start()
 
     def get(self, provider_name: str, model_id: str) -> ModelQuality:
         """Returns the quality of a provider's model; see the function `get_quality`."""
         if time.monotonic() - self._measured_s > _KEPT_S:
             return UNKNOWN
         return self._measured.get((provider_name, model_id), UNKNOWN)
-
-    def _refresh_until_closed(self) -> None:
-        while not self._closed.is_set():
-            try:
-                self.refresh()
-            except Exception as error:
-                log_event("quality_refresh_failed", level="error", error=error)
-            self._closed.wait(REFRESH_S * random.uniform(1.0, 1.0 + _JITTER))
 
     def refresh(self) -> None:
         """Reads the quality now; if the database does not answer, keeps the last one."""
@@ -121,7 +115,7 @@ class Quality(Component):
 
     def close(self) -> None:
         """Ends the refreshes."""
-        self._closed.set()
+        self._task.close()
 
 
 def make_quality(found: RecentQuality) -> dict[Key, ModelQuality]:

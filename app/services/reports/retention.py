@@ -10,7 +10,6 @@ them is wrong and nothing is dropped: a clock that is months ahead would make ev
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 
@@ -23,6 +22,7 @@ from app.db.rollup_pruning import delete_fine_rollups
 from app.db.workers import delete_closed_workers
 from app.logs import log_event
 from app.metrics import set_clock_skew
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 
 # Rows become old once a day; rollups are deleted hourly so that each deletion stays small.
@@ -43,19 +43,24 @@ class RetentionJob(Component):
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._has_succeeded = False
+        self._task = PeriodicTask(
+            "retention",
+            self._run,
+            pause_s=self._choose_pause_s,
+            on_error=lambda error: _log_failure("round", error),
+        )
 
     def start(self) -> None:
         """Starts the thread; later calls do nothing."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run_until_closed, name="retention", daemon=True)
-            self._thread.start()
+        self._task.start()
 
-    def _run_until_closed(self) -> None:
-        pause_s = 0.0
-        while not self._closed.wait(pause_s * random.uniform(1 - _JITTER, 1 + _JITTER)):
-            pause_s = INTERVAL_S if self.run_round() else RETRY_S
+    def _run(self) -> None:
+        self._has_succeeded = False
+        self._has_succeeded = self.run_round()
+
+    def _choose_pause_s(self) -> float:
+        return (INTERVAL_S if self._has_succeeded else RETRY_S) * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def run_round(self) -> bool:
         """Runs one round by PostgreSQL's clock and returns whether all of it succeeded; failures are logged."""
@@ -99,7 +104,7 @@ class RetentionJob(Component):
 
     def close(self) -> None:
         """Ends the thread after its current round."""
-        self._closed.set()
+        self._task.close()
 
 
 def _attempt(event: str, step: Callable[[], object]) -> bool:

@@ -27,7 +27,7 @@ def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
 
 
 def _tell(name: str, describe: object = encode_worker_state) -> None:
-    """Sends a sign of life as a worker of this name."""
+    """Reports as a worker of this name."""
     registration = WorkerRegistration(get_runtime(), name * 32)
     registration.describe = describe  # type: ignore[assignment]
     registration.update_if_due()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.config import load_settings
 from app.runtime import Runtime
-from app.services.journal.kept import KEPT_BYTES, KEPT_S, keep_directory, return_directories
+from app.services.journal.kept import KEPT_BYTES, KEPT_S, put_away, return_directories
 from app.services.journal.segment_format import COUNTERS, encode_counters
 
 DAY_S = 86_400
@@ -23,8 +23,7 @@ def end_worker(root: Path, number: int, size: int, begun: int = 1) -> Path:
     (directory / COUNTERS).write_bytes(encode_counters(begun, 0, 0))
     with (directory / "0000000001.journal").open("wb") as segment:
         segment.truncate(size)
-    keep_directory(directory)
-    assert not directory.exists()
+    assert put_away(directory, keeps=True) and not directory.exists()
     return root / "delivered" / directory.name
 
 

@@ -126,7 +126,7 @@ def test_a_row_with_values_that_the_database_refuses_is_kept_without_them(tmp_pa
     assert not (tmp_path / "journal/rejected.jsonl").exists()
 
 
-def test_a_row_that_no_repair_makes_acceptable_is_kept_aside_and_unbalances_the_books(
+def test_a_row_that_no_repair_makes_acceptable_is_kept_aside_and_unbalances_the_ledger(
     tmp_path: Path, database_url: str
 ) -> None:
     ActivityTables(database_url).execute("ALTER TABLE activity ADD CONSTRAINT no_299 CHECK (status <> 299)")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from app.config import load_settings
+from app.db.limit_tables import GATEWAY_ID
 from app.errors import Unavailable
 from app.runtime import Runtime, get_component, use_settings
+from app.services.administration import delete_group, delete_holder
 from app.services.health import check_readiness
 from app.services.keys import Key, digest_of, half_restored
+from app.services.keys.live_keys import LiveKeys
 from app.services.keys.lookups import KeyLookups
 from app.services.keys.snapshot import KeySnapshot
+from app.services.limits import Subject
 from tests.support.dumps import run_tool
-from tests.support.keys import create_key, revoke_key
-from tests.support.limited_keys import make_limited_key
+from tests.support.keys import ACTOR, create_key, revoke_key
+from tests.support.limited_keys import make_group, make_limited_key
 
 
 class World:
@@ -103,7 +109,7 @@ def test_keys_and_limits_count_on_while_a_dump_is_restored_table_by_table(
     assert [name_of(beside, key) for key in keys] == ["plain", "key", "503", "503"]
     assert [name_of(alone, key) for key in keys] == ["503"] * 4, "no installation lacks the gateway's limits"
     problem = get_problem(beside)
-    assert "half restored: it has no keys and no holders and no budgets. The keys that it had (2)" in problem
+    assert "half restored: it has no keys and no holders. The keys that it had (2)" in problem
     assert "Complete its restore." in problem
 
     world.restore("--section=data", "--table=api_key")
@@ -155,3 +161,37 @@ def test_that_keys_are_gone_is_believed_in_the_end_and_that_their_limits_are_is_
     assert [name_of(world.worker, key) for key in (world.plain, world.limited)] == ["plain", "key"]
     assert "1 holders of its keys" in (snapshot.doubt.reason or "")
     assert name_of(world.start_worker("second"), world.limited) == "503", "it has never known its limits"
+
+
+def test_deleting_the_last_holders_and_groups_with_budgets_is_no_restore(database_url: str, tmp_path: Path) -> None:
+    settings = load_settings({"DATABASE_URL": database_url, "JOURNAL_DIR": str(tmp_path)})
+    use_settings(settings)
+    group = make_group(database_url, ("tokens", "1000"))
+    made = make_limited_key(database_url, ("usd", "5"), group=group)
+    with closing(Runtime(settings)) as worker:
+        snapshot = worker.get(KeySnapshot)
+        snapshot.refresh()
+        (holder,) = snapshot.policies
+        revoke_key(made.split("_")[1])  # No live key is left, which is no restore either.
+        delete_holder(ACTOR, holder)
+        delete_group(ACTOR, group)
+        snapshot.refresh()
+        assert snapshot.get_state().doubt is None and not snapshot.policies
+        later = digest_of(make_limited_key(database_url, requests_per_minute=1))
+        assert name_of(worker, later) == "key", "its limits are read at once"
+        subjects = [subject for policy in snapshot.policies.values() for subject in policy.subjects]
+        assert [subject.requests_per_minute for subject in subjects] == [1]
+    use_settings(None)
+
+
+def test_a_key_that_is_looked_up_while_a_doubtful_answer_is_merged_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second, later = (Key(id=name, name=name) for name in ("first", "second", "later"))
+    subjects = {GATEWAY_ID: Subject(GATEWAY_ID, "gateway", "gateway", None, (), None, None, None, None, ())}
+    found, held = LiveKeys({}, subjects, {}), LiveKeys({b"1": first, b"2": second}, subjects, {})
+    monkeypatch.setattr(half_restored, "_SLICE_ITEMS", 1)
+    # What another greenlet does in a pause.
+    monkeypatch.setattr("app.yielding.time", SimpleNamespace(sleep=lambda pause_s: held.keys.update({b"3": later})))
+    believed = half_restored.Doubt().judge(found, {"api_key"}, held)
+    assert believed is not None and believed.keys == {b"1": first, b"2": second} and b"3" in held.keys

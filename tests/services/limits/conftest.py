@@ -10,15 +10,15 @@ import pytest
 from app.config import load_settings
 from app.runtime import Runtime
 from app.services.limits import Limits
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetSums
 
 MakeLimits = Callable[..., Limits]
 
 
 @pytest.fixture
-def books(database_url: str) -> BudgetBooks:
+def sums(database_url: str) -> BudgetSums:
     """Checks of the sums of budgets in the test's database."""
-    return BudgetBooks(database_url)
+    return BudgetSums(database_url)
 
 
 @pytest.fixture

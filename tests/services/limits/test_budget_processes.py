@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.activity_tables import adopt_all, wait_until_shipped
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetSums
 from tests.support.postgres import Postgres
 from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count, soak_only
@@ -50,46 +50,46 @@ def stop_all(processes: list[RecordingProcess]) -> None:
 
 @pytest.mark.soak
 def test_a_budget_is_used_up_and_never_exceeded(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
+    sums = BudgetSums(database_url)
     limit = 3_000_000 if FULL else 100_000
-    month, day = books.add_budget(str(limit)), books.add_budget(str(limit * 2), window="day")
+    month, day = sums.add_budget(str(limit)), sums.add_budget(str(limit * 2), window="day")
     subjects = [{"id": "alice", "kind": "holder", "budgets": [month, day]}]
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects)
-        with books.watching():
+        with sums.watching():
             results = ask_all(processes, "spend", 8 if FULL else 2, 16, 1_000, 200, 600, 0.01)
         stop_all(processes)
-    tight, loose = books.read()
-    books.check_charges()
+    tight, loose = sums.read()
+    sums.check_charges()
     # Nothing is in flight, and all unused amounts were returned.
     assert tight["granted"] == tight["charged"] and loose["granted"] == loose["charged"]
     assert limit - 1_000 < tight["charged"] <= limit
     refused = {code for result in results for code in result["refused"]}
     assert refused <= {"insufficient_quota", "budget_reserved"} and "insufficient_quota" in refused
-    assert len(books.select("SELECT FROM budget_lease WHERE NOT closed")) == 0
+    assert len(sums.select("SELECT FROM budget_lease WHERE NOT closed")) == 0
 
 
 @soak_only("services/limits/test_budget_processes.py::test_a_budget_is_used_up_and_never_exceeded")
 def test_with_room_for_ten_requests_eleven_are_never_in_flight(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
-    subjects = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget("10000")]}]
+    sums = BudgetSums(database_url)
+    subjects = [{"id": "alice", "kind": "holder", "budgets": [sums.add_budget("10000")]}]
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects)
-        with books.watching():
+        with sums.watching():
             # The requests cost nearly nothing, so the budget is never used up.
             results = ask_all(processes, "spend", 4 if FULL else 1, 16, 1_000, 0, 1, 0.02)
         assert sum(result["longest"] for result in results) >= 10
         for result in results:
             assert result["longest"] <= 10 and result["refused"].keys() <= {"budget_reserved"}
         stop_all(processes)
-    (period,) = books.read()
-    books.check_charges()
+    (period,) = sums.read()
+    sums.check_charges()
     assert period["granted"] == period["charged"] < 10_000
 
 
 def test_requests_one_after_the_other_are_not_refused_for_what_others_keep(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
-    subjects = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget("3000")]}]
+    sums = BudgetSums(database_url)
+    subjects = [{"id": "alice", "kind": "holder", "budgets": [sums.add_budget("3000")]}]
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects)
         refused = [
@@ -102,12 +102,12 @@ def test_requests_one_after_the_other_are_not_refused_for_what_others_keep(tmp_p
 @soak_only("services/limits/test_closing.py::test_where_records_may_be_missing_the_rest_stays_granted")
 @pytest.mark.soak
 def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
+    sums = BudgetSums(database_url)
     limit = soak_count(10_000_000)
-    subjects = [{"id": "alice", "kind": "holder", "budgets": [books.add_budget(str(limit))]}]
+    subjects = [{"id": "alice", "kind": "holder", "budgets": [sums.add_budget(str(limit))]}]
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects, max(PROCESSES, 4))
-        with books.watching():
+        with sums.watching():
             for process in processes:
                 process.ask("spend_for_ever", 16, 1_000, 200, 600, 0.05)
             for victim in processes[: len(processes) // 2]:
@@ -116,30 +116,30 @@ def test_the_money_of_killed_workers_comes_back(tmp_path: Path, database_url: st
             # The others adopt the journals, and spend the amounts that come back.
             wait_until(
                 lambda: (
-                    books.select("SELECT coalesce(sum(exact + ceiling), 0) FROM budget_charge")[0][0] > limit - 1_000
+                    sums.select("SELECT coalesce(sum(exact + ceiling), 0) FROM budget_charge")[0][0] > limit - 1_000
                 ),
                 what="the budget to be used up",
             )
         for process in processes[len(processes) // 2 :]:
             process.kill()
         adopt_all(tmp_path, database_url)
-    (period,) = books.read()
-    books.check_charges()
+    (period,) = sums.read()
+    sums.check_charges()
     assert limit - 1_000 < period["charged"] == period["granted"] <= limit
-    lost = books.select("SELECT count(*) FROM activity WHERE outcome = 'lost'")[0][0]
-    assert lost == books.select("SELECT sum(ceiling) / 1000 FROM budget_charge")[0][0] > 0
-    assert len(books.select("SELECT FROM budget_lease WHERE NOT closed OR kept")) == 0
+    lost = sums.select("SELECT count(*) FROM activity WHERE outcome = 'lost'")[0][0]
+    assert lost == sums.select("SELECT sum(ceiling) / 1000 FROM budget_charge")[0][0] > 0
+    assert len(sums.select("SELECT FROM budget_lease WHERE NOT closed OR kept")) == 0
 
 
 @soak_only("services/limits/test_budget_processes.py::test_a_budget_is_used_up_and_never_exceeded")
 def test_many_budgets_are_drawn_from_in_several_calls(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
+    sums = BudgetSums(database_url)
     subjects = [
         {
             "id": name,
             "kind": "holder",
             "budgets": [
-                books.add_budget("300000", unit=unit, window=window, subject=name)
+                sums.add_budget("300000", unit=unit, window=window, subject=name)
                 for unit in ("tokens", "requests")
                 for window in ("day", "week", "month", "total", "rolling:24h", "rolling:30d")
             ],
@@ -148,19 +148,19 @@ def test_many_budgets_are_drawn_from_in_several_calls(tmp_path: Path, database_u
     ]
     with ExitStack() as stack:
         processes = start(stack, tmp_path, database_url, subjects, 2)
-        with books.watching():
+        with sums.watching():
             results = ask_all(processes, "spend", 1.5, 8, 1_000, 200, 600, 0.005)
         stop_all(processes)
-    books.check_charges()
-    periods = books.read()
+    sums.check_charges()
+    periods = sums.read()
     assert len(periods) >= 60 and all(period["granted"] == period["charged"] for period in periods)
     assert all(result["admitted"] for result in results)
 
 
 @soak_only("services/limits/test_budget_processes.py::test_a_budget_is_used_up_and_never_exceeded")
 def test_a_frozen_database_refuses_nobody_who_has_a_lease(tmp_path: Path, victim: Postgres, victim_url: str) -> None:
-    books = BudgetBooks(victim_url)
-    plenty, little = books.add_budget("100000000"), books.add_budget("1000", subject="bob")
+    sums = BudgetSums(victim_url)
+    plenty, little = sums.add_budget("100000000"), sums.add_budget("1000", subject="bob")
     with ExitStack() as stack:
         (rich,) = start(stack, tmp_path / "a", victim_url, [{"id": "alice", "kind": "holder", "budgets": [plenty]}], 1)
         poor_place = tmp_path / "b"
@@ -183,8 +183,8 @@ def test_a_frozen_database_refuses_nobody_who_has_a_lease(tmp_path: Path, victim
         for process in (rich, poor, served):
             wait_until_shipped(process)
         stop_all([rich, poor, served])
-    books.check_charges()
-    first, second = books.read()
+    sums.check_charges()
+    first, second = sums.read()
     assert first["granted"] == first["charged"] <= first["total"]
     # Requests served without a lease are charged above the amount.
     assert second["granted"] == second["charged"] > second["total"]

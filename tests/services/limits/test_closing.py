@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,16 @@ from app.config import load_settings
 from app.db import Database
 from app.db.leases import LeaseDraw, compute_period_id, draw_leases
 from app.runtime import Runtime
-from app.services.journal.orphans import OrphanAdopter
+from app.services.journal.orphan_adopter import OrphanAdopter
 from app.services.limits import get_period
 from tests.support.activity_tables import adopt_all, journal_directories
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetSums
 from tests.support.recording_process import RecordingProcess
 
 
-def die_in_the_middle(place: Path, url: str, books: BudgetBooks) -> int:
+def die_in_the_middle(place: Path, url: str, sums: BudgetSums) -> int:
     """Runs a worker that serves some requests, and kills it with others in flight; returns the id of its budget."""
-    budget = books.add_budget("1000000")
+    budget = sums.add_budget("1000000")
     process = RecordingProcess(place, url)
     process.ask("limit", [{"id": "alice", "kind": "holder", "budgets": [budget]}])
     process.ask("spend", 0.3, 4, 1_000, 200, 600, 0.01)
@@ -53,17 +52,16 @@ def adopt_once(runtime: Runtime, fail_after: int) -> bool:
         return False
     finally:
         event.remove(engine, "after_cursor_execute", lose_answer)
-        with suppress(OSError):
-            adopter.close()
+        adopter.close()
     return not journal_directories(runtime.settings.journal_dir.parent)
 
 
-def test_an_adoption_that_is_interrupted_at_each_statement_leaves_the_same_books(
-    tmp_path: Path, database_url: str, books: BudgetBooks
+def test_an_adoption_that_is_interrupted_at_each_statement_leaves_the_same_sums(
+    tmp_path: Path, database_url: str, sums: BudgetSums
 ) -> None:
-    budget = die_in_the_middle(tmp_path, database_url, books)
+    budget = die_in_the_middle(tmp_path, database_url, sums)
     (directory,) = journal_directories(tmp_path)
-    books.execute("DELETE FROM worker")  # A worker may draw and be killed before it is registered.
+    sums.execute("DELETE FROM worker")  # A worker may draw and be killed before it is registered.
     settings = {"DATABASE_URL": database_url, "JOURNAL_DIR": str(tmp_path / "journal")}
     runtime = Runtime(load_settings(settings))
     attempts = 0
@@ -71,17 +69,17 @@ def test_an_adoption_that_is_interrupted_at_each_statement_leaves_the_same_books
         attempts += 1
         assert attempts < 40
         _draw_late(runtime, directory.name, budget, 1_000 + attempts)
-        (period,) = books.read()
+        (period,) = sums.read()
         assert period["granted"] == period["drawn"] <= period["total"]
     assert attempts >= 5
     # A draw of another period, for which the worker has no lease.
     _draw_late(runtime, directory.name, budget, 2_000, later=True)
     runtime.close()
-    books.check_charges()
-    (period,) = [period for period in books.read() if period["granted"]]
+    sums.check_charges()
+    (period,) = [period for period in sums.read() if period["granted"]]
     assert period["granted"] == period["drawn"] == period["charged"]
-    assert books.select("SELECT sum(ceiling) FROM budget_charge")[0][0] == 5_000
-    assert books.select("SELECT count(*) FROM budget_lease WHERE NOT closed")[0][0] == 0
+    assert sums.select("SELECT sum(ceiling) FROM budget_charge")[0][0] == 5_000
+    assert sums.select("SELECT count(*) FROM budget_lease WHERE NOT closed")[0][0] == 0
 
 
 def _draw_late(runtime: Runtime, worker_id: str, budget: int, version: int, *, later: bool = False) -> None:
@@ -105,23 +103,23 @@ def _draw_late(runtime: Runtime, worker_id: str, budget: int, version: int, *, l
 
 @pytest.mark.parametrize("what", ["another boot", "another boot of an earlier version", "a missing segment"])
 def test_where_records_may_be_missing_the_rest_stays_granted(
-    tmp_path: Path, database_url: str, books: BudgetBooks, what: str
+    tmp_path: Path, database_url: str, sums: BudgetSums, what: str
 ) -> None:
-    budget = die_in_the_middle(tmp_path, database_url, books)
+    budget = die_in_the_middle(tmp_path, database_url, sums)
     (directory,) = journal_directories(tmp_path)
-    (before,) = books.read()
+    (before,) = sums.read()
     assert before["granted"] > before["charged"]
     if what == "another boot":
         (directory / "boot").write_text("another")
     elif what == "another boot of an earlier version":
         (directory / "boot").unlink()
-        books.execute("UPDATE worker SET boot_id = 'another'")
+        sums.execute("UPDATE worker SET boot_id = 'another'")
     else:
         (segment,) = directory.glob("*.journal")
         segment.rename(segment.with_name(segment.name.replace("1.", "3.")))
     adopt_all(tmp_path, database_url)
-    (after,) = books.read()
+    (after,) = sums.read()
     assert after["granted"] == after["drawn"] == before["granted"] > after["charged"]
     log = (tmp_path / "log-adopter").read_text()
     assert '"event":"lease_kept"' in log and f"budgets release {directory.name} --free" in log
-    assert books.select("SELECT kept, period_id >> 32 FROM budget_lease")[0] == (True, budget)
+    assert sums.select("SELECT kept, period_id >> 32 FROM budget_lease")[0] == (True, budget)

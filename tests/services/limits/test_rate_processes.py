@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.services.limits.test_budget_processes import PROCESSES, ask_all, start, stop_all
-from tests.support.budget_books import BudgetBooks
+from tests.support.budget_sums import BudgetSums
 from tests.support.disturbing_proxy import FATES, running_disturbing_proxy
 from tests.support.soak import FULL, soak_only
 
@@ -61,8 +61,8 @@ def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, data
         processes = start(stack, tmp_path, database_url, limits)
         results = ask_all(processes, "spend", 20 if FULL else 1, 8, 500, 0, 500, 0.02)
         stop_all(processes)
-        books = BudgetBooks(database_url)
-        assert books.select("SELECT coalesce(sum(held), 0) FROM slot_lease")[0][0] == 0
+        sums = BudgetSums(database_url)
+        assert sums.select("SELECT coalesce(sum(held), 0) FROM slot_lease")[0][0] == 0
     began, ended = collect(results)
     longest = max(number + 1 - bisect_left(ended, at) for number, at in enumerate(began))
     assert longest <= limit
@@ -74,22 +74,22 @@ def test_no_more_requests_are_served_at_once_than_the_limit(tmp_path: Path, data
 @soak_only("services/limits/test_rate_processes.py::test_no_more_requests_are_served_at_once_than_the_limit")
 @pytest.mark.soak
 def test_draws_that_are_late_or_lost_leak_nothing(tmp_path: Path, database_url: str) -> None:
-    books = BudgetBooks(database_url)
+    sums = BudgetSums(database_url)
     limit = 5_000_000 if FULL else 400_000
-    month, hours = books.add_budget(str(limit)), books.add_budget(str(limit * 2), window="rolling:24h")
+    month, hours = sums.add_budget(str(limit)), sums.add_budget(str(limit * 2), window="rolling:24h")
     limits = [{"id": "alice", "kind": "holder", "budgets": [month, hours], "rpm": 1_000_000}]
     functions = (b"draw_leases_v1", b"draw_permits_v1")
     with ExitStack() as stack, running_disturbing_proxy(database_url, *functions, every=8) as proxy:
         processes = start(stack, tmp_path, proxy.url, limits, PROCESSES, RATE_OUTAGE="refuse")
-        with books.watching():
+        with sums.watching():
             results = ask_all(processes, "spend", 60 if FULL else 5, 8, 1_000, 200, 600, 0.01)
             stop_all(processes)
             proxy.wait_until_calm()
             time.sleep(0.3)
     print(proxy.counts, sum(len(result["admitted"]) for result in results))
     assert min(proxy.counts[fate] for fate in FATES) > 0
-    books.check_charges()
-    for period in books.read():
+    sums.check_charges()
+    for period in sums.read():
         assert 0 < period["granted"] == period["charged"] <= period["total"]
     allowed = {"budget_unavailable", "insufficient_quota", "budget_reserved", "rate_limit_exceeded"}
     assert {code for result in results for code in result["refused"]} <= allowed

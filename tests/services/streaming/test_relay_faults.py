@@ -1,4 +1,4 @@
-"""A stream that does not complete: one error event in the common format, an unfinished transfer, and one report."""
+"""A stream that does not complete: one error event in the common shape, an unfinished transfer, and one report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 def last_error(outcome: Outcome) -> dict[str, Any]:
-    """Returns the error of the last event, having checked that it is the only one and in the common format."""
+    """Returns the error of the last event, having checked that it is the only one and in the common shape."""
     *before, last, nothing = outcome.text.split(b"\n\n")
     assert nothing == b"" and not any(b'"error"' in event for event in before)
     error: dict[str, Any] = json.loads(last.removeprefix(b"data: "))["error"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
+from contextlib import suppress
 from functools import cache
 
 from app.config import SettingsError
 from app.db import DatabaseError
 from app.logs import log_event
 from app.metrics import make_gauge
+from app.periodic import PeriodicTask
 from app.runtime import Component, Runtime, get_component
 from app.services.journal import Balance, select_balance
 
@@ -33,36 +34,32 @@ class _Gauges:
 _get_gauges = cache(_Gauges)
 
 
-class BookGauges(Component):
+class LedgerGauges(Component):
     """Updates them every minute in its own thread, because the other gauges must not wait for the database."""
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="book-gauges", daemon=True)
+        self._task = PeriodicTask(
+            "ledger-gauges",
+            self.update,
+            pause_s=lambda: INTERVAL_S,
+            on_error=lambda error: log_event("gauge_update_failed", level="error", error=error),
+        )
 
     def start(self) -> None:
-        """Starts the updates; call it once."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._closed.is_set():
-            self.update()
-            self._closed.wait(INTERVAL_S)
+        """Starts the updates; later calls do nothing."""
+        self._task.start()
 
     def update(self) -> None:
         """Updates them now. While the database is away they keep their values; other gauges report the outage."""
-        try:
+        with suppress(DatabaseError, SettingsError):
             _get_gauges().set(select_balance())
-        except Exception as error:
-            if not isinstance(error, DatabaseError | SettingsError):
-                log_event("gauge_update_failed", level="error", error=error)
 
     def close(self) -> None:
         """Ends the updates."""
-        self._closed.set()
+        self._task.close()
 
 
-def start_book_gauges() -> None:
+def start_ledger_gauges() -> None:
     """Starts the updates of this process. Called once per worker, after the fork."""
-    get_component(BookGauges).start()
+    get_component(LedgerGauges).start()

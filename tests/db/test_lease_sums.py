@@ -14,17 +14,17 @@ from sqlalchemy import Connection, Engine, text
 from app.db.activity import insert_activity
 from app.db.budgets import select_budget
 from app.db.fold import fold_deltas
-from app.db.lease_books import (
+from app.db.lease_merging import merge_old_leases
+from app.db.lease_sums import (
     insert_earlier_charges,
     select_leases,
     select_mistakes,
     update_forgiven,
 )
-from app.db.lease_merging import merge_old_leases
 from app.db.leases import close_leases, compute_period_id, draw_leases
 from app.services.administration.earlier import charge_earlier_requests
 from app.services.journal import make_request_id
-from tests.db.budgets import START, add_budget, charge, check_books, end_worker, make_draw, read_books
+from tests.db.budgets import START, add_budget, charge, check_sums, end_worker, make_draw, read_sums
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
         budget = add_budget(engine, "2", unit=unit, subject=subject)
         with engine.begin() as other:
             assert insert_earlier_charges(other, budget, subject, unit, start, None) == Decimal(amount)
-        (period,) = [each for each in read_books(connection) if each["budget_id"] == budget]
+        (period,) = [each for each in read_sums(connection) if each["budget_id"] == budget]
         assert period["granted"] == period["drawn"] == period["charged"] == Decimal(amount)
         (answer,) = draw_leases(engine, "a", [make_draw(budget, 1, 1, start=start, end_at=None)]).pots
         assert answer.refused and Decimal(answer.charged or 0) == Decimal(amount)
@@ -129,7 +129,7 @@ def test_a_new_budget_begins_with_what_its_period_has_cost(engine: Engine, conne
         row = select_budget(other, rolling, lock=True)
         assert row is not None
         charge_earlier_requests(other, row)
-    charged = [each["charged"] for each in read_books(connection) if each["budget_id"] == rolling]
+    charged = [each["charged"] for each in read_sums(connection) if each["budget_id"] == rolling]
     assert charged == [Decimal("1.5"), Decimal("1.5"), 3]
     connection.rollback()
     (kinds,) = connection.execute(
@@ -153,9 +153,9 @@ def test_a_forgiven_request_is_charged_what_it_is_known_to_have_used(engine: Eng
         assert update_forgiven(other, lost) == (Decimal("2.5"), 300)
         assert update_forgiven(other, lost) == (0, 0)
         assert update_forgiven(other, UUID(make_request_id())) is None
-    sums = {each["budget_id"]: (each["drawn"], each["charged"]) for each in read_books(connection)}
+    sums = {each["budget_id"]: (each["drawn"], each["charged"]) for each in read_sums(connection)}
     assert sums == {usd: (Decimal("0.5"), Decimal("0.5")), tokens: (0, 90)}
-    check_books(connection)
+    check_sums(connection)
     assert select_mistakes(connection) == []
 
 
@@ -168,12 +168,12 @@ def test_leases_of_periods_that_are_long_over_are_merged(engine: Engine, connect
         charge(engine, budget, worker, 100 + number)
     end_worker(engine, "a")
     close_leases(engine, "a", keep=False)
-    before = read_books(connection)
+    before = read_sums(connection)
     connection.rollback()
     # Workers b and c are alive, but have been charged for everything that they drew of the first period.
     assert merge_old_leases(engine, later + timedelta(days=1)) == 1
     assert merge_old_leases(engine, later + timedelta(days=1)) == 0
-    after = read_books(connection)
+    after = read_sums(connection)
     assert [{**each, "open": 0} for each in after] == [{**each, "open": 0} for each in before]
     rows = connection.execute(text(f"SELECT worker_id FROM budget_lease WHERE period_id = {before[0]['id']}"))
     assert list(rows.scalars()) == ["earlier workers"] and after[1]["open"] == 2

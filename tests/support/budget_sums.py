@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 # At every instant, the granted sum must equal the sum of the leases.
-_BOOKS = text("""
+_SUMS = text("""
     SELECT budget_period.id, budget_id, amount + extra AS total, granted,
         (SELECT coalesce(sum(drawn), 0) FROM budget_lease WHERE period_id = budget_period.id) AS drawn,
         (SELECT coalesce(sum(exact + estimated + ceiling), 0) FROM budget_charge WHERE period_id = budget_period.id)
@@ -20,7 +20,7 @@ _BOOKS = text("""
     FROM budget_period JOIN budget ON budget.id = budget_id ORDER BY budget_period.id""")
 
 
-class BudgetBooks:
+class BudgetSums:
     """The sums of the budgets of one database.
 
     Attributes:
@@ -52,7 +52,7 @@ class BudgetBooks:
     def read(self) -> list[dict[str, Any]]:
         """Returns each period with its amount and its granted, drawn and charged sums."""
         with self._engine.connect() as connection:
-            return [dict(row) for row in connection.execute(_BOOKS).mappings()]
+            return [dict(row) for row in connection.execute(_SUMS).mappings()]
 
     def select(self, sql: str) -> list[Any]:
         """Returns the rows of a query."""
@@ -85,7 +85,7 @@ class BudgetBooks:
             try:
                 with self._engine.connect() as connection:
                     while not ended.wait(0.01):
-                        for row in connection.execute(_BOOKS).mappings():
+                        for row in connection.execute(_SUMS).mappings():
                             if row["granted"] != row["drawn"] or row["granted"] > row["total"] + over:
                                 self.mistakes.append(dict(row))
                         connection.rollback()
