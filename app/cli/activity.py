@@ -54,7 +54,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 
 @click.group("activity")
 def activity_group() -> None:
-    """Export the records of requests, drop old ones, write lost ones off, or see statistics or one request."""
+    """Show, export and drop records of requests, and show statistics."""
 
 
 @activity_group.command("export")
@@ -192,7 +192,7 @@ def stats_command(
     group: str | None,
     split_by: Any,
 ) -> None:
-    """Show statistics as tables, of all requests or of those of one key, holder, group or model."""
+    """Show statistics as tables. They are of all requests, or of one key, holder, group or model."""
     if model == "":
         raise click.UsageError("--model is empty. Give the full name of a model, as the statistics show it.")
     given = [name for name, value in (("key", key_id), ("model", model), ("holder", holder), ("group", group)) if value]
@@ -242,7 +242,7 @@ def show_command(request_id: str) -> None:
 @click.argument("worker_id", metavar="WORKER_ID")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def write_off_command(worker_id: str, yes: bool) -> None:
-    """Give up the records of a missing worker whose journal is gone for good.
+    """Give up the records of a missing worker. Its journal is gone for good.
 
     `GET /api/activity/integrity` lists missing workers, and those that were written off. The requests that the worker
     last reported and had not delivered count as unrecorded from then on; later ones are known to nobody. If its journal

@@ -23,14 +23,14 @@ from app.services.alias_administration import (
 _TO_HELP = "The models, as <provider>/<model>, divided by commas; the first is asked first."
 _WEIGHTS_HELP = "Shares of the requests: a number for each model in order, as in 3,1, or <model>=3 for some of them."
 _SORT_HELP = "For each request, first the cheapest, the quickest to begin, or the fastest model."
-_OVERRIDE_HELP = "FIELD=VALUE: what each request is to have in this field; VALUE is JSON or a text. Repeatable."
+_OVERRIDE_HELP = "FIELD=VALUE: what each request is to have in this field; VALUE is JSON or a string. Repeatable."
 # The values for --clear, and an alias's field after it.
 _EMPTY: dict[str, Any] = {"sort": None, "overrides": {}, "weights": None}
 
 
 @click.group("aliases")
 def aliases_group() -> None:
-    """Give models names of your own, and show or take away such names."""
+    """Manage your own names for models."""
 
 
 @aliases_group.command("set")
@@ -41,7 +41,7 @@ def aliases_group() -> None:
 @click.option("--override", "overrides", multiple=True, metavar="FIELD=VALUE", help=_OVERRIDE_HELP)
 @click.option("--clear", multiple=True, type=click.Choice(list(_EMPTY)), help="What to take away; repeatable.")
 def set_command(name: str, targets: str | None, weights: str | None, clear: Sequence[str], **given: Any) -> None:
-    """Make the alias NAME, or change what the options name of it; overrides are then only those given."""
+    """Make or change the alias NAME. Options replace what they name; overrides are replaced as a whole."""
     with plain_errors():
         fields: dict[str, Any] = {"sort": given["sort"], "overrides": _read_overrides(given["overrides"]) or None}
         fields = {field: value for field, value in fields.items() if value is not None}

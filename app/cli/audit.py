@@ -14,7 +14,7 @@ from app.services.administration import AuditFilter, select_audit_page
 
 @click.group("audit")
 def audit_group() -> None:
-    """Show who changed which key, group or budget, and how it was before."""
+    """Show changes by operators. Each says who made it, and how it was before."""
 
 
 @audit_group.command("list")

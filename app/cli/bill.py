@@ -30,7 +30,7 @@ _MONTH = "The month, such as 2026-11. [default: that of yesterday]"
 
 @click.group("bill")
 def bill_group() -> None:
-    """Compare what a provider billed with what the gateway recorded, and make statements."""
+    """Compare a provider's bill with the records. Statements for groups and holders pass the cost on."""
 
 
 @bill_group.command("reconcile")
@@ -39,7 +39,7 @@ def bill_group() -> None:
 @click.option("--no-fetch", is_flag=True, help="Do not ask the provider; compare with what was last fetched.")
 @click.option("--json", "as_json", is_flag=True, help="Print all figures as JSON.")
 def reconcile(month: str | None, gateway: str | None, no_fetch: bool, as_json: bool) -> None:
-    """Fetch a month's bill and compare it with the records, by day and model."""
+    """Compare a month's bill with the records. It is fetched first, and compared by day and model."""
     with plain_errors():
         provider = choose_provider(gateway)
         with read_connection() as connection:
@@ -63,7 +63,10 @@ def reconcile(month: str | None, gateway: str | None, no_fetch: bool, as_json: b
 @click.option("--format", "form", type=click.Choice(["csv", "json", "html"]), default="csv", show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="A file. [default: standard output]")
 def statement(month: str | None, group: str | None, holder: str | None, form: str, output: Path | None) -> None:
-    """Print what a group, a holder or all keys used in a month, by key, model and day, to pass the cost on."""
+    """Print what was used in a month, to pass the cost on.
+
+    It is what a group, a holder or all keys used, by key, model and day.
+    """
     if group is not None and holder is not None:
         raise click.UsageError("Give --group or --holder, not both.")
     with plain_errors():

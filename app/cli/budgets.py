@@ -14,7 +14,7 @@ from app.services.administration import end_budget, get_command_actor, raise_bud
 
 @click.group("budgets")
 def budgets_group() -> None:
-    """List budgets with what is used of them, raise one for its current period, or end one."""
+    """List, raise and end budgets. The list says what is used of each."""
 
 
 for command in LEASE_COMMANDS:
@@ -34,7 +34,7 @@ def list_command(above: int | None) -> None:
 @click.argument("budget_id", metavar="ID", type=int)
 @click.argument("amount")
 def raise_command(budget_id: int, amount: str) -> None:
-    """Add AMOUNT to the budget with this ID, in its current period alone; `-- -5` takes 5 of an earlier raise back."""
+    """Add AMOUNT to a budget, in its current period alone. `-- -5` takes 5 of an earlier raise back."""
     try:
         extra = Decimal(amount)
     except InvalidOperation:

@@ -18,7 +18,7 @@ def dashboard_group() -> None:
 @click.option("--key", "key_id", metavar="ID", help="Sign in as the key with this id; by default as GATEWAY_API_KEY.")
 @click.option("--url", help="The gateway's address, as the browser reaches it.")
 def link_command(key_id: str | None, url: str | None) -> None:
-    """Print a link that signs in to the dashboard, once and within five minutes."""
+    """Print a link that signs in to the dashboard. It works once, and within five minutes."""
     with plain_errors():
         token = create_link_for(key_id)
         base = (url or f"http://localhost:{get_settings().port}").rstrip("/")

@@ -75,7 +75,7 @@ def current_command() -> None:
 
 @db_group.command("check")
 def check_command() -> None:
-    """Compare the tables that the code expects with those in the database. Exit code 1 when they differ."""
+    """Compare the expected tables with those in the database. Exit code 1 when they differ."""
     with plain_errors():
         differences = compare_schema(_database_url())
     for difference in differences:
@@ -89,10 +89,11 @@ def check_command() -> None:
 @db_group.command("reconcile-ledger")
 @click.option("--close-missing", is_flag=True, help="Missing workers ended after the backup: count what they had left.")
 def reconcile_command(close_missing: bool) -> None:
-    """Make the report on integrity true again after a restore or a failover, and say what was lost.
+    """Correct the integrity report after a restore.
 
-    Run it when all gateways have been connected for half a minute: by then workers have noticed that the database went
-    back, and have delivered again what their journals still have. docs/backup.md has the whole procedure.
+    After a failover too. It says what was lost. Run it when all gateways have been connected for half a minute: by then
+    workers have noticed that the database went back, and have delivered again what their journals still have.
+    docs/backup.md has the whole procedure.
     """
     with plain_errors():
         loss, recounted, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)

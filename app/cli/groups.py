@@ -26,7 +26,7 @@ from app.services.administration import (
 
 @click.group("groups")
 def groups_group() -> None:
-    """Create, change, list and delete groups of holders, who share the limits of their group."""
+    """Manage groups of holders. The holders share the limits of their group."""
 
 
 @groups_group.command("create")
@@ -68,7 +68,7 @@ def list_command() -> None:
 @groups_group.command("show")
 @click.argument("group", metavar="GROUP")
 def show_command(group: str) -> None:
-    """Show the group with this name or id, and what is used of its budgets."""
+    """Show the group with this name or id. The use of its budgets is shown too."""
     with plain_errors():
         found = select_group(group)
     click.echo(format_group(found))
@@ -78,7 +78,7 @@ def show_command(group: str) -> None:
 @click.argument("group", metavar="GROUP")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete_command(group: str, yes: bool) -> None:
-    """Delete the group with this name or id, which has no holders, with its budgets."""
+    """Delete the group with this name or id. It must have no holders; its budgets are deleted too."""
     with plain_errors():
         found = select_group(group)
         found.raise_if_used()
@@ -92,7 +92,7 @@ def delete_command(group: str, yes: bool) -> None:
 
 @click.group("limits")
 def limits_group() -> None:
-    """Show and change the limits of the whole gateway, which bind every request, also those of operators."""
+    """Show and change the limits of the whole gateway. They bind every request, also those of operators."""
 
 
 @limits_group.command("show")

@@ -18,7 +18,7 @@ from app.services.administration import (
 
 @click.group("holders")
 def holders_group() -> None:
-    """Show holders of keys with what they have used, rename or delete them."""
+    """Show, rename and delete holders of keys."""
 
 
 @holders_group.command("list")
@@ -33,7 +33,7 @@ def list_command(group: str | None) -> None:
 @holders_group.command("show")
 @click.argument("holder", metavar="HOLDER")
 def show_command(holder: str) -> None:
-    """Show the holder with this name or id: its keys, its limits, and what is used of its budgets."""
+    """Show the holder with this name or id. Its keys, its limits and the use of its budgets are shown too."""
     with plain_errors():
         found = select_holder(holder)
     click.echo(format_holder(found))
@@ -53,7 +53,7 @@ def rename_command(holder: str, name: str) -> None:
 @click.argument("holder", metavar="HOLDER")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete_command(holder: str, yes: bool) -> None:
-    """Delete the holder with this name or id, whose keys are all revoked, with its budgets."""
+    """Delete the holder with this name or id. Its keys must be revoked; its budgets are deleted too."""
     with plain_errors():
         found = select_holder(holder)
         found.raise_if_has_keys()

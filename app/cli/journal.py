@@ -14,27 +14,28 @@ from app.services.journal import AdoptedJournal, list_journals, select_host_repo
 
 @click.group("journal")
 def journal_group() -> None:
-    """List hosts and journals, and deliver or give up the journals of hosts that are gone."""
+    """List hosts and journals, and deliver or give up lost ones."""
 
 
 @journal_group.command("list")
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 def list_command(directory: Path | None) -> None:
-    """List all hosts by their last report, and the journals in a DIRECTORY, by default JOURNAL_DIR.
+    """List all hosts, and the journals in a DIRECTORY.
 
-    REQUESTS of a host that is gone are those without a record, as it last reported.
+    Hosts are listed by their last report. DIRECTORY is by default JOURNAL_DIR. REQUESTS of a host that is gone
+    are those without a record, as it last reported.
     """
     with plain_errors():
         directory = directory or get_settings().journal_dir
         hosts = select_host_reports()
-    click.echo(f"{'HOST':24} {'IS':6} {'SEEN':>12} {'WORKERS':>8} {'MISSING':>8} {'REQUESTS':>9}  JOURNAL_DIR")
+    click.echo(f"{'HOST':24} {'STATE':6} {'SEEN':>12} {'WORKERS':>8} {'MISSING':>8} {'REQUESTS':>9}  JOURNAL_DIR")
     for host in hosts:
         seen = "-" if host.silent_s is None else f"{host.silent_s:,.0f} s ago"
         requests = host.in_flight + host.unshipped
         counts = f"{host.live_workers:>8} {host.missing_workers:>8} {requests:>9,}"
         click.echo(f"{host.host or '-':24} {host.state:6} {seen:>12} {counts}  {host.journal_dir or '-'}")
     click.echo(f"\nJournals in {directory} of this machine:")
-    click.echo(f"{'WORKER':32} {'IS':6} {'RECORDS':>9} {'BYTES':>12}")
+    click.echo(f"{'WORKER':32} {'STATE':6} {'RECORDS':>9} {'BYTES':>12}")
     for journal in list_journals(directory):
         state = "in use" if journal.is_in_use else "left"
         click.echo(f"{journal.worker_id} {state:6} {journal.rows:>9,} {journal.bytes:>12,}")
@@ -43,7 +44,7 @@ def list_command(directory: Path | None) -> None:
 @journal_group.command("adopt")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def adopt_command(directory: Path) -> None:
-    """Write the records of all journals in DIRECTORY to the database, and remove what is delivered.
+    """Deliver the journals in DIRECTORY to the database. What is delivered is removed from them.
 
     DIRECTORY is the JOURNAL_DIR of a host that will not come back, or a copy of it, or one worker's directory in it.
     Journals that a process of this machine uses are left alone. The command can be repeated.
@@ -72,7 +73,7 @@ def adopt_command(directory: Path) -> None:
 @click.argument("host", metavar="HOST")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def write_off_command(host: str, yes: bool) -> None:
-    """Give up the journals of all missing workers of HOST, whose disk is gone for good.
+    """Give up the journals of all missing workers of HOST. Its disk is gone for good.
 
     The requests that they last reported and had not delivered count as unrecorded from then on; later ones are known to
     nobody. If a journal turns up after all, it can still be adopted, which corrects the counts.

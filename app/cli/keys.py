@@ -30,7 +30,7 @@ _EXPIRES_HELP = "When the key stops working: a day or time (UTC), or a duration 
 
 @click.group("keys")
 def keys_group() -> None:
-    """Create, change, rotate, list and revoke the keys that callers use."""
+    """Create, change, rotate, list and revoke the keys of callers."""
 
 
 @keys_group.command("create")
@@ -75,7 +75,7 @@ def _show_warnings(warnings: list[str]) -> None:
 
 @keys_group.command("env")
 def env_command() -> None:
-    """Print GATEWAY_API_KEY as the settings have it, to put it into the environment of a shell."""
+    """Print GATEWAY_API_KEY as the settings have it. A shell can put it into its environment."""
     keys = get_settings().gateway_api_key
     if not keys:
         raise click.ClickException("GATEWAY_API_KEY is not set. `make run` makes one, and keeps it in .env.local.")
@@ -93,7 +93,7 @@ def list_command() -> None:
 @keys_group.command("show")
 @click.argument("public_id", metavar="ID")
 def show_command(public_id: str) -> None:
-    """Show the key with this ID, its limits, and what is used of its budgets."""
+    """Show the key with this ID. Its limits and the use of its budgets are shown too."""
     with plain_errors():
         view = select_key_view(public_id)
     click.echo(format_key(view))
@@ -132,7 +132,7 @@ def set_command(public_id: str, name: str | None, group: str | None, expires: st
 )
 @click.option("--expires", help="When the new key stops working; by default when the old one would have.")
 def rotate_command(public_id: str, overlap: str, expires: str | None) -> None:
-    """Replace the key with this ID: show a new one that shares its limits, and let the old one expire."""
+    """Replace the key with this ID. A new one that shares its limits is shown, and the old one expires."""
     overlap_s, expires_at = parse_duration(overlap), read_expiry(expires)
     with plain_errors():
         made = rotate_key(get_command_actor(), public_id, overlap_s, expires_at)

@@ -13,10 +13,10 @@ from app.services.administration import check_leases, forgive_request, get_comma
 
 @click.command("leases")
 def leases_command() -> None:
-    """List what workers have drawn from budgets and was not charged: in use, or unaccounted."""
+    """List uncharged draws of workers from budgets. They are in use, or unaccounted."""
     with plain_errors():
         rows = list_leases()
-    click.echo(f"{'WORKER':32} {'IS':12} {'HOST':16} {'BUDGET':>8} {'OF':24} {'PERIOD':16} {'NOT CHARGED':>20}")
+    click.echo(f"{'WORKER':32} {'STATE':12} {'HOST':16} {'BUDGET':>8} {'SUBJECT':24} {'PERIOD':16} {'NOT CHARGED':>20}")
     for row in rows:
         amount = f"{_format(row.drawn - row.charged)} {row.unit}"
         state = "unaccounted" if row.kept else row.worker_state
@@ -30,7 +30,7 @@ def leases_command() -> None:
 @click.option("--free", "is_free", is_flag=True, help="It was not spent: give it back to the budgets.")
 @click.option("--charge", "is_charged", is_flag=True, help="It may be spent: count it as spent.")
 def release_command(worker_id: str, is_free: bool, is_charged: bool) -> None:
-    """Close the leases of a WORKER that is gone, such as one of a host that will not come back."""
+    """Close the leases of a WORKER that is gone. Its host will not come back, for example."""
     if is_free == is_charged:
         raise click.UsageError("Say what becomes of the rest: --free gives it back, --charge counts it as spent.")
     with plain_errors():
@@ -41,7 +41,7 @@ def release_command(worker_id: str, is_free: bool, is_charged: bool) -> None:
 
 @click.command("check")
 def check_command() -> None:
-    """Check that leases, charges and budgets agree; exits with 1 if they do not."""
+    """Check that leases, charges and budgets agree. Exit code 1 if they do not."""
     with plain_errors():
         mistakes = check_leases()
     for each in mistakes:
@@ -63,7 +63,7 @@ def check_command() -> None:
 @click.command("forgive")
 @click.argument("request_id", metavar="REQUEST_ID", type=click.UUID)
 def forgive_command(request_id: UUID) -> None:
-    """Charge a request only what it is known to have used, where its cost was not known and it was charged the most."""
+    """Reduce a request's charge to its known use. It was charged the most, because its cost was not known."""
     with plain_errors():
         forgiven = forgive_request(get_command_actor(), request_id)
     click.echo(f"Given back: {_format(forgiven.usd)} USD, {forgiven.tokens:,} tokens.")

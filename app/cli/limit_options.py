@@ -36,9 +36,9 @@ _OF_LIMITS = [name for name in _FIELDS if name not in {"group", "expires"}]
 
 _OPTIONS = [
     click.option("--budget", "budgets", multiple=True, metavar="BUDGET", help=_BUDGET_HELP),
-    click.option("--timezone", help="In which the days of these budgets begin, such as Europe/Berlin; UTC by default."),
-    click.option("--first-day", type=click.IntRange(1, 28), help="With which day their weeks or months begin."),
-    click.option("--warn", metavar="PERCENTS", help="At which shares of these budgets to warn, such as 80,95."),
+    click.option("--timezone", help="Time zone of the budgets' days, such as Europe/Berlin; UTC by default."),
+    click.option("--first-day", type=click.IntRange(1, 28), help="First day of their weeks or months."),
+    click.option("--warn", metavar="PERCENTS", help="Percentages at which to warn, such as 80,95."),
     click.option("--rpm", type=_NUMBER, help="Requests in any minute."),
     click.option("--tpm", type=_TOKENS, help="Tokens in any minute."),
     click.option("--concurrent", type=_NUMBER, help="Requests at once."),

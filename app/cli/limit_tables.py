@@ -56,7 +56,7 @@ def format_holders(holders: Sequence[HolderView]) -> str:
 
 def format_holder(holder: HolderView) -> str:
     """Returns a holder as text, a line for each value and each key."""
-    costs = {"in all": holder.usage, "day": holder.usage_daily, "week": holder.usage_weekly}
+    costs = {"total": holder.usage, "day": holder.usage_daily, "week": holder.usage_weekly}
     costs["month"] = holder.usage_monthly
     values = {
         "id": holder.id,
@@ -117,7 +117,8 @@ def _format_limits(limits: LimitsView) -> list[str]:
 def format_budgets(states: Sequence[BudgetState]) -> str:
     """Returns budgets as a table, with their current periods."""
     lines = [
-        f"{'ID':>6} {'OF':24} {'BUDGET':20} {'CHARGED':>12} {'IN USE':>12} {'REMAINING':>12} {'USED':>7} RESETS (UTC)"
+        f"{'ID':>6} {'SUBJECT':24} {'BUDGET':20} {'CHARGED':>12} {'IN USE':>12} {'REMAINING':>12} {'USED':>7}"
+        " RESETS (UTC)"
     ]
     for state in states:
         subject = "gateway" if state.of == "gateway" else f"{state.of} {state.name}"

@@ -20,7 +20,7 @@ from app.services.repricing import reprice
 @click.option("--dry-run", is_flag=True, help="Write nothing; show what would be written.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def reprice_command(start: datetime, end: datetime | None, gateway: str | None, dry_run: bool, yes: bool) -> None:
-    """Give a cost to records whose price was not known when they were made.
+    """Give a cost to records whose price was unknown.
 
     The price is that of PRICE_FILE, else the one that the provider's list had then, else the package's for that day,
     else the first that became known later. The new cost is an estimate. The record keeps what it had, and the reason,

@@ -18,7 +18,7 @@ from app.services.reports import select_retry_report
 @click.option("--to", "end", type=TIME, help="The latest (UTC), not included; by default now.")
 @click.option("--key", "key_id", help="The id of a key, or env for GATEWAY_API_KEY.")
 def retries_command(start: datetime | None, end: datetime | None, key_id: str | None) -> None:
-    """Show what the attempts cost that retries of SDKs repeated, by key and client; by default of seven days."""
+    """Show the cost of attempts that SDKs retried. It is shown by key and client, by default of seven days."""
     with plain_errors():
         if key_id is not None:
             raise_if_no_key(key_id)

@@ -64,7 +64,7 @@ def format_repriced(report: RepriceReport) -> str:
     for row in report.models:
         cost = f"{row.requests:>9,} {_format_value(row.cost_usd):>14}"
         lines.append(f"{cost}  {row.gateway:12} {_format_field(row.model)}, {row.price_source}: {row.reason}")
-    lines.append(f"{report.requests:>9,} {_format_value(report.cost_usd):>14}  in all")
+    lines.append(f"{report.requests:>9,} {_format_value(report.cost_usd):>14}  total")
     lines += [f"{count:>9,} {'-':>14}  left as they are: {reason}" for reason, count in report.left.items()]
     return "\n".join(lines)
 
@@ -79,6 +79,8 @@ def _format_field(value: object) -> str:
         return f"\n{'':20} ".join(_format_attempt(attempt) for attempt in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):  # A time or a speed; amounts of money are decimals, which are shown in full.
+        return f"{value:.2f}".rstrip("0").rstrip(".")
     # Providers and clients choose some texts, and a terminal interprets control characters.
     return "".join(character if character.isprintable() else "?" for character in str(value))
 

@@ -9,5 +9,5 @@ from app.version import get_version
 
 @click.command("version")
 def version_command() -> None:
-    """Show the version, as logs and `/health` have it."""
+    """Show the version. Logs and `/health` have the same."""
     click.echo(get_version())

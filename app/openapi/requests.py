@@ -22,7 +22,7 @@ class ChatMessage(msgspec.Struct, kw_only=True):
     """One message of a conversation.
 
     Attributes:
-        content: a text, or parts such as `{"type": "image_url", …}`; null beside tool calls.
+        content: a string, or parts such as `{"type": "image_url", …}`; null beside tool calls.
         tool_calls: the calls of an earlier answer.
         tool_call_id: the call that a message of the role `tool` answers.
     """
@@ -42,7 +42,7 @@ class ChatRequest(_BODIES["/v1/chat/completions"], kw_only=True):
     Attributes:
         messages: the conversation.
         max_tokens: the most output tokens.
-        stop: texts at which the output ends.
+        stop: strings at which the output ends.
         tools: functions that the model may call.
         response_format: `{"type": "json_object"}`, or a JSON Schema for the answer.
     """
@@ -60,7 +60,7 @@ class CompletionRequest(_BODIES["/v1/completions"], kw_only=True):
     """A request to continue a text; the provider's other parameters pass too.
 
     Attributes:
-        prompt: a text, several texts, or ids of tokens.
+        prompt: a string, several strings, or ids of tokens.
     """
 
     prompt: str | list[Any]
@@ -73,7 +73,7 @@ class EmbeddingRequest(_BODIES["/v1/embeddings"], kw_only=True):
     """A request for the vectors of texts.
 
     Attributes:
-        input: a text, several texts, or objects for the model's template; ids of tokens with `token_ids`.
+        input: a string, several strings, or objects for the model's template; ids of tokens with `token_ids`.
     """
 
     input: str | list[Any] | dict[str, Any]
@@ -102,7 +102,7 @@ class RerankRequest(_BODIES["/v1/rerank"], kw_only=True):
 
 
 class AnthropicMessage(msgspec.Struct, kw_only=True):
-    """One message of a conversation: a text, or blocks such as `{"type": "tool_result", …}`."""
+    """One message of a conversation: a string, or blocks such as `{"type": "tool_result", …}`."""
 
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[dict[str, Any]]
@@ -115,7 +115,7 @@ class MessageRequest(_BODIES["/v1/messages"], kw_only=True):
     """A request of Anthropic's Messages. Fields that chat lacks are left out and listed in a header.
 
     Attributes:
-        system: instructions: a text, or blocks of text.
+        system: instructions: a string, or blocks of text.
         max_tokens: the most output tokens; reduced to what the model can write.
         thinking: `{"type": "enabled", "budget_tokens": …}` becomes an effort.
     """
@@ -135,7 +135,7 @@ class ResponseRequest(_BODIES["/v1/responses"], kw_only=True):
     """A request of OpenAI's Responses.
 
     Attributes:
-        input: a text, or the whole conversation as items.
+        input: a string, or the whole conversation as items.
         instructions: what a system message would say.
         store: accepted and answered with false: nothing is stored.
         background: must be absent or false.

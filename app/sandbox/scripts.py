@@ -146,7 +146,7 @@ def _parse_turn(turn: Any, where: str) -> Turn:
     if not turn.keys() & {"text", "json", "reasoning", "tool_calls", "finish_reason"}:
         raise ScriptError(f"{where} says nothing; give it text, json, reasoning or tool_calls")
     if "when" in turn and not (isinstance(turn["when"], str) and turn["when"]):
-        raise ScriptError(f"when in {where} has to be a text that occurs in the conversation")
+        raise ScriptError(f"when in {where} has to be a string that occurs in the conversation")
     if turn.get("finish_reason", "stop") not in _FINISH_REASONS:
         raise ScriptError(f"finish_reason in {where} has to be one of {', '.join(_FINISH_REASONS)}")
     calls = turn.get("tool_calls", [])
@@ -190,7 +190,7 @@ def _parse_call(call: Any, where: str) -> ScriptedCall:
     if isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     elif not isinstance(arguments, str | list):
-        raise ScriptError(f"arguments of {where} have to be an object, or text that is sent as it is")
+        raise ScriptError(f"arguments of {where} have to be an object, or a string that is sent as it is")
     return ScriptedCall(name, _split(arguments, f"arguments of {where}"), call_id)
 
 

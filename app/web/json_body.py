@@ -22,7 +22,7 @@ _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 
 _WORDS = {
     "int": "a whole number",
-    "str": "a text",
+    "str": "a string",
     "bool": "true or false",
     "decimal": "a number",
     "array": "a list",
@@ -42,8 +42,8 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
         kind: a Struct that forbids unknown fields.
 
     Raises:
-        BadRequest: it is not a JSON object, it has a duplicate key or a text with NUL, or a field is unknown, missing,
-            or not what `kind` requires; `param` names it.
+        BadRequest: it is not a JSON object, it has a duplicate key or a string with NUL, or a field is unknown,
+            missing, or not what `kind` requires; `param` names it.
     """
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)

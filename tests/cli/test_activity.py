@@ -129,6 +129,8 @@ def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> N
         started_at=datetime.now(UTC),
         client_request_id="mine-7",
         error_message="It said \x1b[31m no.",
+        duration_ms=537.5794979918282,
+        tokens_per_second=49.99999999999999,
         attempts=[
             {
                 "provider": "chutes",
@@ -147,9 +149,10 @@ def test_a_request_is_shown_with_its_attempts_and_its_error(engine: Engine) -> N
         lines = _run("show", given).stdout.splitlines()
         assert f"{'request_id':20} {row['request_id']}" in lines
         assert f"{'error_message':20} It said ?[31m no." in lines
+        assert f"{'duration_ms':20} 537.58" in lines and f"{'tokens_per_second':20} 50" in lines
         first = "provider chutes, model a/?M, status 503, error upstream_error, ms 12.5, tokens 7"
         assert f"{'attempts':20} {first}" in lines
-        assert f"{'':20} provider fireworks, model m, status 200, ms 3.0" in lines
+        assert f"{'':20} provider fireworks, model m, status 200, ms 3" in lines
         assert f"{'':20} status 429, error too_many_refusals, requests 9" in lines
         assert not any(line.startswith("error_code") for line in lines)
     result = _run("show", "yours-7")
@@ -208,7 +211,7 @@ def test_a_key_that_is_not_stored_is_an_error_and_no_empty_table(rows: list[Row]
         for key_id in ("", "nosuch"):
             result = _run(command, "--key", key_id)
             assert (result.exit_code, result.stdout) == (1, "")
-            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `bin/gateway keys list` shows")
+            assert result.stderr.startswith(f"Error: There is no key {key_id!r}. `bin/gateway keys list` or GET")
         assert _run(command, "--key", "env").exit_code == 0
     assert revoke_key("key-1") is not None
     assert ["requests", "5"] in [

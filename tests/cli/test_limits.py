@@ -71,7 +71,7 @@ def test_keys_without_limits_are_listed_as_ever(run: Run) -> None:
     assert re.fullmatch(rf"{id}   {'plain':24} {key[-4:]:8} \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  -", row)
     assert run(f"keys revoke {id}").output == f"Revoked {id} (plain). It stops working within 5 seconds.\n"
     assert run("keys revoke none").output == (
-        "Error: There is no key with the id 'none'. `bin/gateway keys list` shows all keys.\n"
+        "Error: There is no key with the id 'none'. `bin/gateway keys list` or GET /api/keys shows all.\n"
     )
     actors = {event.actor.partition(":")[0] for event in select_audit_page(AuditFilter(), None, 10).data}
     assert actors == {"cli"}
@@ -155,7 +155,7 @@ def test_holders_are_shown_renamed_and_deleted(run: Run) -> None:
     assert "alice" in listed and "dave" not in listed
     lines = [re.split(r"  +", line) for line in run("holders show alice").output.splitlines()]
     assert ["group", "research"] in lines and ["keys", f"{key_id} (phone)"] in lines
-    assert ["cost (USD)", "in all 0, day 0, week 0, month 0"] in lines
+    assert ["cost (USD)", "total 0, day 0, week 0, month 0"] in lines
     assert "Alice B." in run("holders rename alice 'Alice B.'").output
     for line, words in {
         "holders show alice": "There is no holder 'alice'.",

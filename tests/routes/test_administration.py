@@ -220,7 +220,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], int, str | None, str]] = [
     ("POST", "keys", {"name": "a", "rpm": 5}, 400, "rpm", "requests_per_minute"),
     ("POST", "keys", {}, 400, "name", "`name` is required."),
     ("POST", "keys", {"name": ""}, 400, "name", "printable"),
-    ("POST", "keys", {"name": 5}, 400, "name", "a text, not a whole number"),
+    ("POST", "keys", {"name": 5}, 400, "name", "a string, not a whole number"),
     ("POST", "keys", {"name": "a", "requests_per_minute": 0}, 400, "requests_per_minute", "at least 1"),
     ("POST", "keys", {"name": "a", "concurrent": -1}, 400, "concurrent", "at least 1"),
     ("POST", "keys", {"name": "a", "models": "x"}, 400, "models", "a list"),

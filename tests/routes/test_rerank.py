@@ -62,7 +62,7 @@ def test_the_best_are_shown_with_their_texts_if_asked(gateway_of_four: Gateway, 
         ({"documents": []}, "documents", "at least one"),
         ({"documents": ["a", {"title": "b"}]}, "documents[1]", "an object with `text`"),
         ({"query": ""}, "query", "not be empty"),
-        ({"query": None}, "query", "be a text"),
+        ({"query": None}, "query", "is required"),
         ({"top_n": 0}, "top_n", "at least 1"),
     ],
 )

@@ -250,7 +250,7 @@ def test_errors_have_the_sdks_classes(
     with pytest.raises(openai.BadRequestError, match="stores no responses") as stored:
         responses.create(model=SCRIPTED, input="x", previous_response_id="resp_1")
     assert (stored.value.code, stored.value.param) == ("previous_response_not_found", "previous_response_id")
-    with pytest.raises(openai.BadRequestError, match="`input` must be a string or a list of items"):
+    with pytest.raises(openai.BadRequestError, match="`input` is required"):
         scripted.post("/responses", body={"model": SCRIPTED}, cast_to=object)
     with pytest.raises(openai.BadRequestError, match="`max_output_tokens` must be a whole number of at least 1"):
         responses.create(model=SCRIPTED, input="x", max_output_tokens=0)

@@ -157,7 +157,7 @@ def test_a_header_has_the_script_of_the_whole_conversation(server: Server) -> No
         ('{"text": 1}', "text in the script has to be a string, or a list of strings"),
         ('{"text": "a", "json": 1}', "has text and json"),
         ('{"reasoning": [1]}', "reasoning in the script has to be a string"),
-        ('{"text": "a", "when": ""}', "when in the script has to be a text"),
+        ('{"text": "a", "when": ""}', "when in the script has to be a string"),
         ('{"text": "a", "finish_reason": "end"}', "has to be one of stop, length, tool_calls, content_filter"),
         ('{"tool_calls": {}}', "tool_calls in the script has to be a list"),
         ('{"tool_calls": [{"arguments": {}}]}', "call 1 in the script needs a name"),

@@ -132,7 +132,7 @@ def find_key(connection: Connection, id: str, *, lock: bool) -> KeyRow:
     row = select_key(connection, id, lock=lock)
     if row is None:
         raise NotFound(
-            f"There is no key with the id {id[:100]!r}. `bin/gateway keys list` shows all keys.",
+            f"There is no key with the id {id[:100]!r}. `bin/gateway keys list` or GET /api/keys shows all.",
             param="key",
             code="unknown_key",
         )

@@ -34,7 +34,7 @@ class CompletionBody(ChoicesBody, kw_only=True):
     def __post_init__(self) -> None:
         prompts = read_prompts(self.prompt)
         if prompts is None:
-            raise make_parameter_error("prompt", PROMPT_FORMS)
+            raise make_parameter_error("prompt", PROMPT_FORMS, is_missing=self.prompt is None)
         if len(prompts) * (self.n or 1) > MAX_CHOICES:
             raise make_parameter_error("prompt", f"ask for at most {MAX_CHOICES:,} answers: prompts times `n`")
 

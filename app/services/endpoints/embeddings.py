@@ -14,7 +14,7 @@ from app.services.endpoints.token_bounds import bound_embedding_tokens
 from app.services.endpoints.usage import read_input_usage
 from app.services.endpoints.vectors import VectorResponse, decode_vectors, encode_vectors
 
-_FORMS = "be a text, a list of texts, or objects for the model's `prompt_template`; none of the lists empty"
+_FORMS = "be a string, a list of strings, or objects for the model's `prompt_template`; none of the lists empty"
 _FORMATS = 'be "float" or "base64"'
 
 
@@ -35,12 +35,12 @@ class EmbeddingBody(InferenceBody, kw_only=True):
             return
         prompts = read_prompts(self.input)
         if prompts is None:
-            raise make_parameter_error("input", _FORMS)
+            raise make_parameter_error("input", _FORMS, is_missing=self.input is None)
         if are_token_ids(prompts) and not self.token_ids:
             raise BadRequest(
                 "`input` has token ids, which LangChain's OpenAIEmbeddings makes with OpenAI's tokenizer; to this "
-                "model they are other words. Send texts: in LangChain, set check_embedding_ctx_length=False. If these "
-                'are ids of the model\'s own tokenizer, send `"token_ids": true` beside them.',
+                "model they are other words. Send strings: in LangChain, set check_embedding_ctx_length=False. If "
+                'these are ids of the model\'s own tokenizer, send `"token_ids": true` beside them.',
                 param="input",
                 code="token_ids",
             )

@@ -239,6 +239,13 @@ class Endpoint:
     clamps_output: bool = False
 
 
-def make_parameter_error(param: str, must: str) -> BadRequest:
-    """Returns the error for a wrong request field; `must` is the requirement, as in "be true or false"."""
-    return BadRequest(f"`{param}` must {must}.", param=param, code="invalid_parameter")
+def make_parameter_error(param: str, must: str, *, is_missing: bool = False) -> BadRequest:
+    """Returns the error for a wrong request field.
+
+    Args:
+        param: the field.
+        must: the requirement, as in "be true or false".
+        is_missing: whether the request lacks the field; then it is required. A null counts as absent.
+    """
+    message = f"`{param}` is required." if is_missing else f"`{param}` must {must}."
+    return BadRequest(message, param=param, code="invalid_parameter")

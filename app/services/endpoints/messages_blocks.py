@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app.errors import BadRequest
+from app.services.endpoints.endpoint import make_parameter_error
 
 Omit = Callable[[str], None]
 
@@ -21,11 +22,6 @@ _KNOWN = {
     "thinking": {"thinking", "signature"},
     "redacted_thinking": {"data"},
 }
-
-
-def make_block_error(path: str, must: str) -> BadRequest:
-    """Returns the error for a wrong part of a message, at `path`; `must` is the requirement."""
-    return BadRequest(f"`{path}` must {must}.", param=path, code="invalid_parameter")
 
 
 def read_blocks(content: Any, path: str, omit: Omit) -> list[tuple[str, dict[str, Any]]]:
@@ -44,13 +40,14 @@ def read_blocks(content: Any, path: str, omit: Omit) -> list[tuple[str, dict[str
     if isinstance(content, str):
         return [(path, {"type": "text", "text": content})]
     if not isinstance(content, list):
-        raise make_block_error(path, "be a string or a list of content blocks")
+        raise make_parameter_error(path, "be a string or a list of content blocks")
     blocks = []
     for position, block in enumerate(content):
         where = f"{path}[{position}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if not isinstance(kind, str) or kind not in _KNOWN:
-            raise make_block_error(f"{where}.type", f"be one of {', '.join(_KNOWN)}")
+            is_missing = isinstance(block, dict) and kind is None
+            raise make_parameter_error(f"{where}.type", f"be one of {', '.join(_KNOWN)}", is_missing=is_missing)
         for name, value in block.items():
             if name != "type" and name not in _KNOWN[kind] and value is not None:
                 omit(f"content[].{name}")
@@ -77,7 +74,7 @@ def make_parts(block: dict[str, Any], path: str, omit: Omit) -> list[dict[str, A
         return [*make_text_parts("\n".join(text for text in texts if text)), *parts]
     if kind == "tool_reference":
         return make_text_parts(f"The tool {_read_text(block, 'tool_name', path)} is available now.")
-    raise make_block_error(f"{path}.type", f"not be {kind} in a message of this role")
+    raise make_parameter_error(f"{path}.type", f"not be {kind} in a message of this role")
 
 
 def make_text_parts(text: str) -> list[dict[str, Any]]:
@@ -95,7 +92,7 @@ def join_parts(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
 def _read_text(block: dict[str, Any], name: str, path: str) -> str:
     text = block.get(name)
     if not isinstance(text, str):
-        raise make_block_error(f"{path}.{name}", "be a string")
+        raise make_parameter_error(f"{path}.{name}", "be a string", is_missing=text is None)
     return text
 
 
@@ -110,7 +107,7 @@ def _make_image_url(source: Any, path: str) -> str:
     data, kind = source.get("data"), source.get("media_type")
     if source.get("type") == "base64" and isinstance(data, str) and isinstance(kind, str):
         return f"data:{kind};base64,{data}"
-    raise make_block_error(
+    raise make_parameter_error(
         f"{path}.source", "have the type base64 with `media_type` and `data`, or url with `url`; files are not stored"
     )
 

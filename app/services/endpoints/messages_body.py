@@ -10,7 +10,7 @@ from msgspec import Meta
 from app.services.endpoints.endpoint import InferenceBody
 
 # Anthropic has no limit, but providers refuse more, and their error would name a field of chat.
-_STOPS = "be a list of at most 4 texts"
+_STOPS = "be a list of at most 4 strings"
 
 
 class CountTokensBody(InferenceBody, kw_only=True):

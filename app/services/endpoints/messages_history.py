@@ -11,10 +11,10 @@ import json
 from typing import Any
 
 from app.errors import BadRequest
+from app.services.endpoints.endpoint import make_parameter_error
 from app.services.endpoints.messages_blocks import (
     Omit,
     join_parts,
-    make_block_error,
     make_parts,
     make_text_parts,
     read_blocks,
@@ -62,9 +62,11 @@ def _find_other(entries: list[_Entry], start: int, *, is_assistant: bool) -> int
 
 def _check(message: Any, position: int, omit: Omit) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise make_block_error(f"messages[{position}]", "be an object with `role` and `content`")
-    if message.get("role") not in _ROLES:
-        raise make_block_error(f"messages[{position}].role", f"be one of {', '.join(_ROLES)}")
+        raise make_parameter_error(f"messages[{position}]", "be an object with `role` and `content`")
+    role = message.get("role")
+    if role not in _ROLES:
+        place = f"messages[{position}].role"
+        raise make_parameter_error(place, f"be one of {', '.join(_ROLES)}", is_missing=role is None)
     for name in message:
         if name not in ("role", "content"):
             omit(f"messages[].{name}")
@@ -90,7 +92,7 @@ class _Answer:
         if kind == "tool_use":
             call = _make_call(block, path)
             if call["id"] in self.calls:
-                raise make_block_error(f"{path}.id", "differ from the ids of the other calls of this turn")
+                raise make_parameter_error(f"{path}.id", "differ from the ids of the other calls of this turn")
             self.calls[call["id"]] = call
         elif kind == "thinking":
             self.thoughts.append(str(block.get("thinking") or ""))
@@ -99,7 +101,7 @@ class _Answer:
         else:
             parts = make_parts(block, path, self._omit)
             if any(part["type"] != "text" for part in parts):
-                raise make_block_error(f"{path}.type", "not be an image in a message of the assistant")
+                raise make_parameter_error(f"{path}.type", "not be an image in a message of the assistant")
             self.texts += [part["text"] for part in parts]
 
 
@@ -123,10 +125,11 @@ def _translate_assistant(entries: list[_Entry], omit: Omit) -> tuple[dict[str, A
 
 def _make_call(block: dict[str, Any], path: str) -> dict[str, Any]:
     for name in ("id", "name"):
-        if not isinstance(block.get(name), str) or not block[name]:
-            raise make_block_error(f"{path}.{name}", "be a string")
+        value = block.get(name)
+        if not isinstance(value, str) or not value:
+            raise make_parameter_error(f"{path}.{name}", "be a string that is not empty", is_missing=value is None)
     if not isinstance(block.get("input"), dict):
-        raise make_block_error(f"{path}.input", "be an object")
+        raise make_parameter_error(f"{path}.input", "be an object", is_missing=block.get("input") is None)
     # With spaces, as most models write JSON, so that more of it matches the provider's cache.
     arguments = json.dumps(block["input"], ensure_ascii=False)
     function = {"name": shorten_name(block["name"]), "arguments": arguments}
@@ -184,9 +187,10 @@ def _label(call_id: str, images: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _get_call_id(block: dict[str, Any], path: str, calls: dict[str, str], results: dict[str, Any]) -> str:
     call_id = block.get("tool_use_id")
     if not isinstance(call_id, str) or call_id not in calls:
-        raise make_block_error(f"{path}.tool_use_id", "be the id of a tool_use in the previous message")
+        must = "be the id of a tool_use in the previous message"
+        raise make_parameter_error(f"{path}.tool_use_id", must, is_missing=call_id is None)
     if call_id in results:
-        raise make_block_error(f"{path}.tool_use_id", "not be that of another result")
+        raise make_parameter_error(f"{path}.tool_use_id", "not be that of another result")
     return call_id
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from app.services.endpoints.endpoint import make_parameter_error
-from app.services.endpoints.messages_blocks import Omit, join_parts, make_block_error, make_parts, read_blocks
+from app.services.endpoints.messages_blocks import Omit, join_parts, make_parts, read_blocks
 from app.services.endpoints.messages_body import CountTokensBody, MessagesBody, MessagesContext
 from app.services.endpoints.messages_history import translate_messages
 from app.services.endpoints.messages_tools import translate_tool_choice, translate_tools
@@ -120,7 +120,7 @@ def _read_system(system: Any, omit: Omit) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     for path, block in read_blocks(system, "system", omit):
         if block["type"] != "text":
-            raise make_block_error(f"{path}.type", "be text")
+            raise make_parameter_error(f"{path}.type", "be text")
         if str(block.get("text")).startswith(_BILLING_LINE):
             omit("system[].x-anthropic-billing-header")
         else:
@@ -158,7 +158,8 @@ def _read_effort(effort: Any, applied: list[str]) -> str:
 def _read_budget(thinking: dict[str, Any], applied: list[str]) -> str:
     budget = thinking.get("budget_tokens")
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1_024:
-        raise make_parameter_error("thinking.budget_tokens", "be a whole number of at least 1024")
+        must = "be a whole number of at least 1024"
+        raise make_parameter_error("thinking.budget_tokens", must, is_missing=budget is None)
     effort = next(each for least, each in _EFFORTS_BY_BUDGET if budget >= least)
     applied.append(f"thinking.budget_tokens={budget}->reasoning_effort={effort}")
     return effort

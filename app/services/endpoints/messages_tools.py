@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from app.errors import BadRequest
-from app.services.endpoints.messages_blocks import Omit, make_block_error
+from app.services.endpoints.endpoint import make_parameter_error
+from app.services.endpoints.messages_blocks import Omit
 from app.services.endpoints.tool_names import shorten_name
 
 _KNOWN = {"name", "description", "input_schema", "type"}
@@ -27,7 +28,7 @@ def translate_tools(tools: list[Any] | None, omit: Omit) -> tuple[list[dict[str,
     for position, tool in enumerate(tools or ()):
         path = f"tools[{position}]"
         if not isinstance(tool, dict) or not isinstance(tool.get("name"), str) or not tool["name"]:
-            raise make_block_error(path, "be an object with `name` and `input_schema`")
+            raise make_parameter_error(path, "be an object with `name` and `input_schema`")
         kind = tool.get("type")
         if kind not in (None, "custom"):
             omit(f"tools[].type={kind}")
@@ -52,7 +53,7 @@ def translate_tools(tools: list[Any] | None, omit: Omit) -> tuple[list[dict[str,
 def _make_function(tool: dict[str, Any], path: str, omit: Omit) -> dict[str, Any]:
     schema = tool.get("input_schema")
     if not isinstance(schema, dict):
-        raise make_block_error(f"{path}.input_schema", "be an object")
+        raise make_parameter_error(f"{path}.input_schema", "be an object", is_missing=schema is None)
     for name, value in tool.items():
         if name not in _KNOWN and value not in (None, False):
             omit(f"tools[].{name}")
@@ -75,19 +76,21 @@ def translate_tool_choice(choice: dict[str, Any] | None, functions: list[dict[st
     fields: dict[str, Any] = {}
     if not functions:
         if kind in ("any", "tool"):
-            raise make_block_error("tool_choice", "not ask for a tool, because the request has none that can be used")
+            raise make_parameter_error(
+                "tool_choice", "not ask for a tool, because the request has none that can be used"
+            )
         omit("tool_choice")
         return {}
     if kind == "tool":
         name = choice.get("name")
         short = shorten_name(name) if isinstance(name, str) else None
         if all(function["function"]["name"] != short for function in functions):
-            raise make_block_error("tool_choice.name", "be the name of one of `tools`")
+            raise make_parameter_error("tool_choice.name", "be the name of one of `tools`", is_missing=name is None)
         fields["tool_choice"] = {"type": "function", "function": {"name": short}}
     elif kind in _CHOICES:
         fields["tool_choice"] = _CHOICES[kind]
     else:
-        raise make_block_error("tool_choice.type", "be auto, any, tool or none")
+        raise make_parameter_error("tool_choice.type", "be auto, any, tool or none", is_missing=kind is None)
     if choice.get("disable_parallel_tool_use") is True:
         fields["parallel_tool_calls"] = False
     return fields

@@ -18,11 +18,11 @@ from app.services.endpoints.stream_summary import ResponseSummary
 from app.services.endpoints.token_bounds import bound_rerank_tokens
 from app.services.endpoints.usage import read_input_usage
 
-_QUERY = "be a text"
-_DOCUMENTS = "be a list of texts or of objects with `text`, at least one"
+_QUERY = "be a string"
+_DOCUMENTS = "be a list of strings or of objects with `text`, at least one"
 _NO_SUCH = "No provider here knows `{0}`. Leave it out{1}."
 _UNSUPPORTED = {
-    "rank_fields": "; send documents as texts that contain what should be compared",
+    "rank_fields": "; send documents as strings that contain what should be compared",
     "max_chunks_per_doc": "; send long documents in parts",
     "max_tokens_per_doc": "; shorten the documents",
 }
@@ -41,7 +41,7 @@ class RerankBody(InferenceBody, kw_only=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.query, str):
-            raise make_parameter_error("query", _QUERY)
+            raise make_parameter_error("query", _QUERY, is_missing=self.query is None)
         if not self.query:
             raise make_parameter_error("query", "not be empty")
         for name, advice in _UNSUPPORTED.items():
@@ -49,7 +49,7 @@ class RerankBody(InferenceBody, kw_only=True):
                 raise BadRequest(_NO_SUCH.format(name, advice), param=name, code="unsupported_parameter")
         for position, document in enumerate(self.documents):
             if _get_text(document) is None:
-                raise make_parameter_error(f"documents[{position}]", "be a text, or an object with `text`")
+                raise make_parameter_error(f"documents[{position}]", "be a string, or an object with `text`")
 
 
 def _get_text(document: Any) -> str | None:

@@ -20,7 +20,7 @@ def make_content(content: Any, place: str, dropped: dict[str, None]) -> Any:
     """Returns the content of a message: its text, or the list of its parts if there is more than text.
 
     Args:
-        content: a text, or a list of parts.
+        content: a string, or a list of parts.
         place: its path in the request, for error messages.
         dropped: gets the names of the removed fields.
 
@@ -50,7 +50,7 @@ def read_texts(content: Any, place: str) -> list[str]:
     for position, part in enumerate(_validate_list(content, place)):
         text = _read_text(part)
         if text is None:
-            raise make_parameter_error(f"{place}[{position}]", "be a text, because it is of the role `assistant`")
+            raise make_parameter_error(f"{place}[{position}]", "be text, because it is of the role `assistant`")
         texts.append(text)
     text = "".join(texts)
     return [text] if text else []
@@ -81,7 +81,7 @@ def read_reasoning(item: dict[str, Any]) -> str:
 
 def _validate_list(content: Any, place: str) -> list[Any]:
     if not isinstance(content, list):
-        raise make_parameter_error(place, "be a string or a list of parts")
+        raise make_parameter_error(place, "be a string or a list of parts", is_missing=content is None)
     return content
 
 

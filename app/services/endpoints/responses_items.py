@@ -93,7 +93,8 @@ class Conversation:
         elif role in _ROLES:
             self.add_message(role, make_content(content, f"{place}.content", self.dropped))
         else:
-            raise make_parameter_error(f"{place}.role", "be `user`, `assistant`, `system` or `developer`")
+            must = "be `user`, `assistant`, `system` or `developer`"
+            raise make_parameter_error(f"{place}.role", must, is_missing=role is None)
 
     def _add_reasoning(self, item: dict[str, Any], place: str) -> None:
         text = read_reasoning(item)
@@ -140,7 +141,8 @@ class Conversation:
 
     def _add_tools(self, item: dict[str, Any], place: str) -> None:
         if not isinstance(item.get("tools"), list):
-            raise make_parameter_error(f"{place}.tools", "be a list of tools")
+            is_missing = item.get("tools") is None
+            raise make_parameter_error(f"{place}.tools", "be a list of tools", is_missing=is_missing)
         self._tools.add(item["tools"], f"{place}.tools")
 
     def _get_turn(self) -> _Turn:
@@ -186,7 +188,7 @@ _ADD: dict[str, Callable[[Conversation, dict[str, Any], str], None]] = {
 def _get_string(item: dict[str, Any], name: str, place: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
-        raise make_parameter_error(f"{place}.{name}", "be a string")
+        raise make_parameter_error(f"{place}.{name}", "be a string", is_missing=value is None)
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -97,7 +97,7 @@ class ResponsesBody(InferenceBody, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.input:
-            raise make_parameter_error("input", "be a text or a list with at least one item")
+            raise make_parameter_error("input", "be a string or a list of items, and not be empty")
 
 
 def translate_request(body: dict[str, Any], fields: ResponsesBody) -> Translated:
@@ -222,14 +222,12 @@ def _add_format(chat: dict[str, Any], fields: ResponsesBody) -> None:
         names = ("name", "description", "schema", "strict")
         schema = {name: form[name] for name in names if form.get(name) is not None}
         if not isinstance(schema.get("schema"), dict):
-            raise make_parameter_error("text.format.schema", "be a JSON schema")
+            is_missing = "schema" not in schema
+            raise make_parameter_error("text.format.schema", "be a JSON schema", is_missing=is_missing)
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
     else:
-        _refuse_format()
-
-
-def _refuse_format() -> NoReturn:
-    raise make_parameter_error("text.format.type", "be text, json_object or json_schema")
+        must = "be text, json_object or json_schema"
+        raise make_parameter_error("text.format.type", must, is_missing=kind is None)
 
 
 def _add_effort(chat: dict[str, Any], fields: ResponsesBody) -> list[str]:

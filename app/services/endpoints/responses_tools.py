@@ -87,12 +87,13 @@ class Tools:
     def _add_namespace(self, tool: dict[str, Any], place: str) -> None:
         name, nested = _get_name(tool, place), tool.get("tools")
         if not isinstance(nested, list):
-            raise make_parameter_error(f"{place}.tools", "be a list of tools")
+            raise make_parameter_error(f"{place}.tools", "be a list of tools", is_missing=nested is None)
         for position, each in enumerate(nested):
             inner = f"{place}.tools[{position}]"
             kind = each.get("type") if isinstance(each, dict) else None
             if not isinstance(kind, str) or kind not in {"function", "custom"}:
-                raise make_parameter_error(f"{inner}.type", "be `function` or `custom`")
+                is_missing = isinstance(each, dict) and kind is None
+                raise make_parameter_error(f"{inner}.type", "be `function` or `custom`", is_missing=is_missing)
             self._add_one(each, kind, name, inner)
 
     def _add_one(self, tool: dict[str, Any], kind: str, namespace: str | None, place: str) -> None:
@@ -185,7 +186,7 @@ def _make_choice_error(param: str) -> BadRequest:
 def _get_name(tool: dict[str, Any], place: str) -> str:
     name = tool.get("name")
     if not isinstance(name, str) or not name:
-        raise make_parameter_error(f"{place}.name", "be a string with the tool's name")
+        raise make_parameter_error(f"{place}.name", "be a string with the tool's name", is_missing=name is None)
     return name
 
 

@@ -108,7 +108,7 @@ def _raise_if_too_many(content: bytes, elements: int, commas: int) -> None:
         raise _make_size_error(f"{MAX_ELEMENTS:,} objects, arrays and keys. Split it into several requests.")
     if commas > MAX_VALUES and count_commas(content, MAX_VALUES, _pause) > MAX_VALUES:
         raise _make_size_error(
-            f"{MAX_VALUES:,} values. Split it into several requests, or send prompts as texts in place of token ids."
+            f"{MAX_VALUES:,} values. Split it into several requests, or send prompts as strings in place of token ids."
         )
 
 

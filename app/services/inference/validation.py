@@ -34,7 +34,7 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
     Documented whole numbers written as 5.0 are replaced in the body itself, because providers refuse them.
 
     Raises:
-        BadRequest: a field has the wrong type or is out of range; `param` names it.
+        BadRequest: a required field is missing, or a field has the wrong type or is out of range; `param` names it.
     """
     try:
         fields = _convert(body, kind)
@@ -46,6 +46,8 @@ def validate_body(body: dict[str, Any], kind: type[InferenceBody]) -> InferenceB
         ) from None
     if fields.models is not None:
         _read_models(fields, fields.models)
+    if not fields.model:
+        raise _make_name_error("model", is_missing=body.get("model") is None)
     _raise_if_bad_name("model", fields.model)
     if isinstance(fields.provider, str):
         _raise_if_bad_name("provider", fields.provider)
@@ -85,9 +87,9 @@ def _is_name(name: str) -> bool:
     return 0 < len(name) <= MAX_NAME_CHARACTERS and name.isprintable()
 
 
-def _make_name_error(param: str) -> BadRequest:
+def _make_name_error(param: str, *, is_missing: bool = False) -> BadRequest:
     must = f"be a string of 1 to {MAX_NAME_CHARACTERS} printable characters"
-    return make_parameter_error(param, must + (", or an object" if param == "provider" else ""))
+    return make_parameter_error(param, must + (", or an object" if param == "provider" else ""), is_missing=is_missing)
 
 
 def _convert_leniently(body: dict[str, Any], kind: type[InferenceBody], error: Exception) -> InferenceBody:
@@ -123,10 +125,10 @@ def _make_refusal(kind: type[InferenceBody], body: dict[str, Any], error: Except
         return _make_models_error()
     described = _get_type(kind, name)
     if found[2]:
-        return make_parameter_error(name, f"{_word_requirement(described)}, and it is required")
+        return make_parameter_error(name, _word_requirement(described), is_missing=True)
     value = body.get(name)
     if isinstance(described, inspect.DictType) and isinstance(value, dict):
-        # msgspec does not say which key has the wrong value. All values of these fields must be texts.
+        # msgspec does not say which key has the wrong value. All values of these fields must be strings.
         key = next((key for key in value if not isinstance(value[key], str)), "")
         return make_parameter_error(f"{name}.{key[:_MAX_KEY_CHARACTERS]}", _word_requirement(described.value_type))
     return make_parameter_error(name, _word_requirement(described))

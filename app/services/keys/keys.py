@@ -106,8 +106,8 @@ def raise_if_no_key(public_id: str) -> None:
         if select_key_exists(connection, public_id):
             return
     raise NotFound(
-        f"There is no key {public_id[:100]!r}. `bin/gateway keys list` shows the ids of all keys, and"
-        f" {OPERATOR_KEY.id} is that of GATEWAY_API_KEY.",
+        f"There is no key {public_id[:100]!r}. `bin/gateway keys list` or GET /api/keys shows the ids of all keys,"
+        f" and {OPERATOR_KEY.id} is that of GATEWAY_API_KEY.",
         param="key",
         code="unknown_key",
     )

@@ -39,7 +39,9 @@ def create_link_for(key_id: str | None) -> str:
     with read_connection() as connection:
         digest = select_key_digest(connection, key_id)
     if digest is None:
-        raise NotFound(f"There is no key {key_id[:100]!r} that works. `bin/gateway keys list` shows the ids.")
+        raise NotFound(
+            f"There is no key {key_id[:100]!r} that works. `bin/gateway keys list` or GET /api/keys shows the ids."
+        )
     return _insert(digest)
 
 

@@ -180,12 +180,13 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1"}
 @pytest.mark.parametrize(
     ("change", "param", "words"),
     [
-        ({"max_tokens": None}, "max_tokens", "whole number of at least 1"),
+        ({"max_tokens": None}, "max_tokens", "is required"),
         ({"messages": ["x"]}, "messages[0]", "an object"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "user, assistant, system"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "is required"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "a string or a list"),
         ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages[0].content[0].type", "be one of text"),
-        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "a string"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text", "is required"),
         (
             {
                 "messages": [
@@ -200,6 +201,11 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1"}
             "messages[0].content[0].source",
             "Document blocks are not supported",
         ),
+        (
+            {"messages": [{**CALL, "content": [{"type": "tool_use", "id": ""}]}]},
+            "messages[0].content[0].id",
+            "not empty",
+        ),
         ({"messages": [CALL, USER]}, "messages", "'toolu_1' has no tool_result"),
         ({"messages": [CALL]}, "messages", "'toolu_1' has no tool_result"),
         ({"messages": [{"role": "user", "content": [RESULT]}]}, "messages[0].content[0].tool_use_id", "the id of"),
@@ -210,7 +216,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "toolu_1"}
         ),
         ({"messages": [{**CALL, "content": CALL["content"] * 2}]}, "messages[0].content[1].id", "differ"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools", "'web_search' runs on"),
-        ({"tools": [{"name": "x"}]}, "tools[0].input_schema", "an object"),
+        ({"tools": [{"name": "x"}]}, "tools[0].input_schema", "is required"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "y"}}, "tool_choice.name", "one of `tools`"),
         ({"tool_choice": {"type": "any"}}, "tool_choice", "none that can be used"),
         ({"thinking": {"type": "enabled", "budget_tokens": 10}}, "thinking.budget_tokens", "at least 1024"),

@@ -37,6 +37,16 @@ BAD: dict[str, list[Any]] = {
     "stream_options": [True, [], "include_usage"],
     "service_tier": [[], {}, 1, True],
 }
+# The fields that a request must have, by path.
+REQUIRED = {
+    "/v1/chat/completions": ["messages", "model"],
+    "/v1/completions": ["prompt", "model"],
+    "/v1/embeddings": ["input", "model"],
+    "/v1/rerank": ["query", "documents", "model"],
+    "/v2/rerank": ["query", "documents", "model"],
+    "/v1/messages": ["messages", "max_tokens", "model"],
+    "/v1/responses": ["input", "model"],
+}
 
 
 def validate(**fields: Any) -> None:
@@ -75,11 +85,6 @@ def test_each_message_must_be_an_object(message: Any) -> None:
     assert caught.value.param == "messages[1]"
 
 
-def test_messages_may_not_be_missing() -> None:
-    with pytest.raises(BadRequest):
-        validate()
-
-
 @pytest.mark.parametrize("name", ["", 5, [], True, "x" * 301, "a\nb", "a\x00"])
 @pytest.mark.parametrize("field", ["model", "provider"])
 def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None:
@@ -102,7 +107,6 @@ def test_names_must_be_printable_and_not_too_long(field: str, name: Any) -> None
         ({"stream_options": []}, "`stream_options` must be an object."),
         ({"service_tier": 5}, "`service_tier` must be a string."),
         ({"messages": []}, "`messages` must be a list with at least one message."),
-        ({"messages": None}, "`messages` must be a list with at least one message, and it is required."),
         ({"messages": ["hi"]}, "`messages[0]` must be an object with `role` and `content`."),
         ({"temperature": 1e400}, "`temperature` must be a number from 0 to 2."),
     ],
@@ -116,9 +120,9 @@ def test_the_error_says_what_the_field_must_be(field: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("path", "fields", "param", "message"),
     [
-        ("/v1/messages", {}, "max_tokens", "be a whole number of at least 1, and it is required."),
-        ("/v1/messages", {"stop_sequences": list("abcde")}, "stop_sequences", "be a list of at most 4 texts."),
-        ("/v1/messages", {"stop_sequences": ["a", 5]}, "stop_sequences", "be a list of at most 4 texts."),
+        ("/v1/messages", {"max_tokens": 0}, "max_tokens", "be a whole number of at least 1."),
+        ("/v1/messages", {"stop_sequences": list("abcde")}, "stop_sequences", "be a list of at most 4 strings."),
+        ("/v1/messages", {"stop_sequences": ["a", 5]}, "stop_sequences", "be a list of at most 4 strings."),
         ("/v1/responses", {"metadata": {"x": "y", "a": 1}}, "metadata.a", "be a string."),
         ("/v1/responses", {"metadata": {"a": None}}, "metadata.a", "be a string."),
         ("/v1/responses", {"metadata": {"a" * 5_000: 1}}, "metadata." + "a" * 100, "be a string."),
@@ -130,10 +134,27 @@ def test_the_error_names_the_field_of_the_api_that_was_called(
     path: str, fields: dict[str, Any], param: str, message: str
 ) -> None:
     (endpoint,) = [each for each in ENDPOINTS if each.path == path]
-    present: dict[str, Any] = {"messages": MESSAGES, "input": "x"} | ({"max_tokens": 9} if fields else {})
+    present: dict[str, Any] = {"messages": MESSAGES, "input": "x", "max_tokens": 9}
     with pytest.raises(BadRequest) as caught:
         validate_body({"model": "m"} | present | fields, endpoint.body)
     assert (caught.value.param, caught.value.message) == (param, f"`{param}` must {message}")
+
+
+@pytest.mark.parametrize("is_null", [False, True])
+@pytest.mark.parametrize(("path", "names"), REQUIRED.items())
+def test_a_missing_field_is_said_to_be_required(path: str, names: list[str], *, is_null: bool) -> None:
+    (endpoint,) = [each for each in ENDPOINTS if each.path == path]
+    values: dict[str, Any] = {
+        name: MESSAGES if name == "messages" else 9 if name == "max_tokens" else ["x"] if name == "documents" else "x"
+        for name in names
+    }
+    validate_body(dict(values), endpoint.body)
+    for name in names:
+        body = values | {name: None}
+        with pytest.raises(BadRequest) as caught:
+            validate_body(body if is_null else {key: body[key] for key in body if key != name}, endpoint.body)
+        error = caught.value
+        assert (error.message, error.param, error.code) == (f"`{name}` is required.", name, "invalid_parameter")
 
 
 def test_another_error_beside_a_whole_number_written_as_a_float_is_found() -> None:
