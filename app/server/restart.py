@@ -182,8 +182,8 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
     signal.signal(RESTART_SIGNAL, server.signal)
 
 
-def is_serving_on(worker: Any) -> bool:
-    """Returns whether this worker goes on although its main process has ended; starts its drain in time.
+def drain_if_orphaned(worker: Any) -> bool:
+    """Starts this worker's drain some time after its main process has ended; returns whether it has ended.
 
     A worker calls it once a second.
     """
