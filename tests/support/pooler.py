@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,13 @@ def running_pooler(url: str, *, ignored: str = "") -> Iterator[str]:
         file.write_text(_CONFIGURATION.format(server=server, place=place, sessions=_SESSIONS, ignored=ignored))
         child = start_child("pgbouncer", [_PROGRAM, *user, str(file)], output=place / "output")
         try:
-            wait_until(lambda: (place / ".s.PGSQL.6432").exists() or child.raise_if_ended(), what="pgbouncer")
+            wait_until(lambda: _accepts(place / ".s.PGSQL.6432") or child.raise_if_ended(), what="pgbouncer")
             yield f"{url.partition('?')[0]}?host={quote(directory, safe='')}&port=6432"
         finally:
             child.stop()
+
+
+def _accepts(path: Path) -> bool:
+    """Returns whether a program listens on a socket; its file exists a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
