@@ -9,7 +9,7 @@ import click
 from app.cli.errors import plain_errors
 from app.runtime import get_settings
 from app.services.administration import adopt_directory, get_command_actor, write_off_host
-from app.services.journal import AdoptedJournal, list_journals, select_host_reports
+from app.services.journal import AdoptedJournal, describe_other_directory, list_journals, select_host_reports
 
 
 @click.group("journal")
@@ -26,8 +26,11 @@ def list_command(directory: Path | None) -> None:
     are those without a record, as it last reported.
     """
     with plain_errors():
-        directory = directory or get_settings().journal_dir
         hosts = select_host_reports()
+        other = None
+        if directory is None:
+            directory = get_settings().journal_dir
+            other = describe_other_directory(hosts, directory)
     click.echo(f"{'HOST':24} {'STATE':6} {'SEEN':>12} {'WORKERS':>8} {'MISSING':>8} {'REQUESTS':>9}  JOURNAL_DIR")
     for host in hosts:
         seen = "-" if host.silent_s is None else f"{host.silent_s:,.0f} s ago"
@@ -39,6 +42,8 @@ def list_command(directory: Path | None) -> None:
     for journal in list_journals(directory):
         state = "in use" if journal.is_in_use else "left"
         click.echo(f"{journal.worker_id} {state:6} {journal.rows:>9,} {journal.bytes:>12,}")
+    if other is not None:
+        click.echo(f"Warning: {other}", err=True)
 
 
 @journal_group.command("adopt")

@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from app.doctor.results import Result, fail, ok, warn
 from app.runtime import get_settings
@@ -28,6 +29,9 @@ def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
     for name, check in BOOT_CHECKS.items():
         if name in _ELSEWHERE:
             continue
+        if name == "journal_directory" and _is_to_be_made(get_settings().journal_dir):
+            yield ok(name, f"the start makes {get_settings().journal_dir}")
+            continue
         problem = check()
         if problem is None:
             yield ok(name, "no problem found")
@@ -38,9 +42,10 @@ def check_boot(mistaken: Collection[str]) -> Iterator[Result]:
 def check_journal() -> Iterator[Result]:
     """Reports whether JOURNAL_DIR has room, and whether it has records that PostgreSQL refused."""
     directory = get_settings().journal_dir
-    if not directory.is_dir():
+    existing = _find_existing(directory)
+    if not existing.is_dir():
         return  # `check_boot` has reported the reason.
-    free = shutil.disk_usage(directory).free
+    free = shutil.disk_usage(existing).free
     if free < _LEAST_FREE_BYTES:
         yield warn("journal", f"the disk of JOURNAL_DIR ({directory}) has {free >> 20} MB left. Make room, or move it.")
     else:
@@ -56,6 +61,18 @@ def check_journal() -> Iterator[Result]:
             f"{rejected} has {size} bytes of records that PostgreSQL refused. Read the reason in its lines, report it,"
             " and move the file away.",
         )
+
+
+def _is_to_be_made(directory: Path) -> bool:
+    """Returns whether a directory does not exist and this user may make it, which only the gateway should do."""
+    existing = _find_existing(directory)
+    return existing != directory and existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _find_existing(path: Path) -> Path:
+    """Returns the path, or the nearest one above it that exists."""
+    # Unlike the method of Path, it does not fail where this user may not look.
+    return next((each for each in (path, *path.absolute().parents) if os.path.exists(each)), path)  # noqa: PTH110
 
 
 def check_open_files() -> Iterator[Result]:

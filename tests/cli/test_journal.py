@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,7 +126,10 @@ def test_a_journal_in_use_is_left_alone(run: Run, tmp_path: Path, database_url: 
     place = tmp_path / "here"
     with RecordingProcess(place, database_url) as process:
         process.ask("hold", 1)
-        assert " in use " in run("list").output
+        assert " in use " in (listed := run("list")).output and listed.stderr == ""
+        see("f" * 32, socket.gethostname(), "/srv/journal", seconds=5)
+        assert "JOURNAL_DIR=/srv/journal into .env.local" in run("list").stderr
+        assert run("list", str(place / "journal")).stderr == ""
         adopted = run("adopt", str(place / "journal"))
         assert adopted.exit_code == 0 and adopted.output.startswith("1 journals are in use by processes")
         process.ask("release")

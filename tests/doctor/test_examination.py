@@ -62,6 +62,7 @@ def test_a_sound_set_up_has_no_finding(
     settings = upstream.settings | {"GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": session_database_url}
     # A module that `make speedups` built from earlier code would be a finding.
     settings |= {"STREAM_HEARTBEAT": "0.1", "COMPILED_EVENTS": "false"}
+    settings["JOURNAL_DIR"] = str(scripted_gateway.place / "journal")
     results = found(scripted_gateway.url, **settings, WEB_CONCURRENCY="1")
     left = [line for name, lines in results.items() if name not in {"records", "costs", "keys"} for line in lines]
     assert [line for line in left if not line.startswith("ok: ")] == []

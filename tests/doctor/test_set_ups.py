@@ -6,6 +6,7 @@ Each case breaks one part of an otherwise sound set-up, and lists the required f
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -95,6 +96,18 @@ def a_worker_that_is_missing(world: World) -> Iterator[Settings]:
     )
     yield {}
     tables.execute("DELETE FROM worker WHERE worker_id = 'gone'")
+
+
+@contextmanager
+def workers_with_another_journal(world: World) -> Iterator[Settings]:
+    tables = ActivityTables(world.database_url)
+    tables.execute(
+        "INSERT INTO worker (worker_id, host, pid, version, journal_dir, started_at, last_seen_at)"
+        f" VALUES ('lives', '{socket.gethostname()}', 7, 'x', '/srv/journal', now(), now())"
+    )
+    yield {"JOURNAL_DIR": str(world.place / "shells" / "journal")}
+    tables.execute("DELETE FROM worker WHERE worker_id = 'lives'")
+    assert not (world.place / "shells").exists(), "doctor makes no directory"
 
 
 @contextmanager
@@ -202,6 +215,15 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
     "missing worker": (
         a_worker_that_is_missing,
         [("records", r"warn: 1 workers ended or hang with records .*Start the gateway on their hosts")],
+    ),
+    "directory of a shell that lacks the unit's": (
+        workers_with_another_journal,
+        [
+            (
+                "journal_directory",
+                r"warn: live workers of this host have their journals in /srv/journal, .* \.env\.local",
+            )
+        ],
     ),
     "file of prices that is not there": (
         with_settings(PRICE_FILE="{place}/prices.toml"),
