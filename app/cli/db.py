@@ -96,7 +96,8 @@ def reconcile_command(close_missing: bool) -> None:
     docs/backup.md has the whole procedure.
     """
     with plain_errors():
-        loss, recounted, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+        result = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+    loss, recounted, uncounted = result.loss, result.recounted, result.uncounted
     for worker in loss.workers:
         requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
         click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
@@ -105,7 +106,8 @@ def reconcile_command(close_missing: bool) -> None:
     if loss.requests < 0:
         click.echo(f"{-loss.requests:,} requests that counted as lost have their records after all.")
     else:
-        click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
+        kept = " The audit keeps this." if result.has_changes else ""
+        click.echo(f"Lost: the records of {loss.requests:,} requests.{kept}")
     click.echo(f"Lost in all restores: {loss.total:,}.")
     if uncounted:
         click.echo(

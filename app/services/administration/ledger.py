@@ -26,6 +26,11 @@ class Reconciliation(NamedTuple):
     recounted: dict[date, int]
     uncounted: dict[date, int]
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything was corrected, so that the audit has an entry."""
+        return bool(self.loss.requests or self.loss.workers or self.recounted)
+
 
 def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
     """Counts requests lost with the database as lost in restores, so that the integrity report balances again.
@@ -50,11 +55,12 @@ def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
                 f"There are {-loss.total} more records than requests begun, which no restore causes. The ledger is as"
                 " it was. Keep a dump of the tables worker_ledger and worker, and report it as a fault of the gateway."
             )
-        if loss.requests or loss.workers or recounted:
+        result = Reconciliation(loss, recounted, uncounted)
+        if result.has_changes:
             workers = {worker.worker_id: worker.requests for worker in loss.workers}
             after = {"lost": loss.requests, "lost_in_all": loss.total, "workers": workers}
             for name, days in (("recounted", recounted), ("uncounted", uncounted)):
                 if days:
                     after[name] = {day.isoformat(): requests for day, requests in days.items()}
             record_change(connection, actor, "ledger.reconcile", "ledger", None, after)
-    return Reconciliation(loss, recounted, uncounted)
+    return result
