@@ -91,9 +91,9 @@ def check_command() -> None:
 def reconcile_command(close_missing: bool) -> None:
     """Correct the integrity report after a restore.
 
-    After a failover too. It says what was lost. Run it when all gateways have been connected for half a minute: by then
-    workers have noticed that the database went back, and have delivered again what their journals still have.
-    docs/backup.md has the whole procedure.
+    After a failover too. It says what was lost. Run it when all gateways have been connected for three minutes: by then
+    workers have noticed that the database went back, and have delivered again what their journals still have, and
+    those that have ended count as missing. docs/backup.md has the whole procedure.
     """
     with plain_errors():
         result = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
@@ -109,6 +109,12 @@ def reconcile_command(close_missing: bool) -> None:
         kept = " The audit keeps this." if result.has_changes else ""
         click.echo(f"Lost: the records of {loss.requests:,} requests.{kept}")
     click.echo(f"Lost in all restores: {loss.total:,}.")
+    if close_missing and result.silent.workers:
+        click.echo(
+            f"Workers that have been silent for up to {result.silent.longest_s} s: {result.silent.workers}. If they"
+            " have ended, they count as missing after three minutes: run this again then.",
+            err=True,
+        )
     if uncounted:
         click.echo(
             f"Records that are there and that the sums lack: {_list_days(uncounted)}. They count as lost, and"

@@ -11,12 +11,10 @@ import msgspec
 
 from app.db import read_connection
 from app.db.hosts import HostRow, select_hosts
+from app.db.workers import SILENT_AFTER_S
 
 # The most hosts that are listed.
 MAX_HOSTS = 200
-
-# Workers report every ten seconds. After three missing reports, something is wrong with the host.
-SILENT_AFTER_S = 30.0
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
