@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.db import db_group
+from app.cli.keys import keys_group
 from app.config import load_settings, setting_names
 from app.doctor import examine
 from app.runtime import use_settings
@@ -296,6 +297,8 @@ def test_a_migration_is_refused_at_an_address_that_the_start_refuses(
         for addresses in refused:
             done, reason = upgrade(**addresses), start(**addresses) or ""
             assert (done.exit_code, done.output) == (1, f"Error: {reason[0].upper()}{reason[1:]}\n")
+        listed = CliRunner().invoke(keys_group, ["list"])
+        assert (listed.exit_code, listed.output) == (1, done.output), "other commands say it too"
         warned = upgrade(DATABASE_URL=dropping)
         assert warned.exit_code == 0 and "schema current" in warned.output
         assert "Warning: DATABASE_URL leads to a pooler that drops the options" in warned.output
