@@ -101,8 +101,8 @@ def _check_records() -> Iterator[Result]:
     elif balance.missing_workers:
         yield warn(
             "records",
-            f"{balance.missing_workers} workers ended or hang with records that are not delivered. Start the gateway on"
-            " their hosts; `GET /api/activity/integrity` names them.",
+            f"workers that ended or hang with records that are not delivered: {balance.missing_workers}. Start the"
+            " gateway on their hosts; `GET /api/activity/integrity` names them.",
         )
     else:
         yield ok("records", "every request that was begun is accounted for")

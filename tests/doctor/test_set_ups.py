@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner, Result
@@ -24,7 +25,7 @@ from app.runtime import use_settings
 from app.server.preflight import find_boot_problem
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import json_answer
-from tests.support.gateway import GATEWAY_KEY, base_settings
+from tests.support.gateway import GATEWAY_KEY, base_settings, free_port
 from tests.support.otlp_receiver import running_otlp_receiver
 from tests.support.pooler import running_pooler
 from tests.support.postgres import Postgres, running_postgres
@@ -112,6 +113,11 @@ def workers_with_another_journal(world: World) -> Iterator[Settings]:
 
 
 @contextmanager
+def port_of_another_program(world: World) -> Iterator[Settings]:
+    yield {"PORT": str(urlsplit(world.upstream.settings["FIREWORKS_BASE_URL"]).port)}
+
+
+@contextmanager
 def a_collector_with_status(world: World, status: int) -> Iterator[Settings]:
     with running_otlp_receiver(status) as collector:
         yield {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
@@ -195,6 +201,14 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
         with_settings(FIREWORKS_BASE_URL="api.fireworks.ai"),
         [("settings", r"fail: FIREWORKS_BASE_URL is 'api\.fireworks\.ai'; it must be")],
     ),
+    "malformed secret of a webhook": (
+        with_settings(LIMITS_WEBHOOK="http://127.0.0.1:1/", LIMITS_WEBHOOK_SECRET="abc"),  # noqa: S106
+        [("settings", r"fail: LIMITS_WEBHOOK_SECRET ")],
+    ),
+    "port of another program": (
+        port_of_another_program,
+        [("port", r"warn: port \d+ of 0\.0\.0\.0 cannot be used \(Address already in use\)\. Stop what uses it")],
+    ),
     "malformed key": (with_settings(GATEWAY_API_KEY="short"), [("settings", r"fail: GATEWAY_API_KEY .*16")]),
     "misspelt name": (
         with_settings(GATEWAY_API_KEYY=GATEWAY_KEY),
@@ -215,7 +229,7 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
     "collector that takes spans": (lambda world: a_collector_with_status(world, 200), []),
     "missing worker": (
         a_worker_that_is_missing,
-        [("records", r"warn: 1 workers ended or hang with records .*Start the gateway on their hosts")],
+        [("records", r"warn: workers that ended or hang with records .*: 1\. Start the gateway on their hosts")],
     ),
     "directory of a shell that lacks the unit's": (
         workers_with_another_journal,
@@ -269,6 +283,7 @@ def test_what_is_broken_is_named_and_nothing_else(
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "file").touch()
     sound = {"DATABASE_URL": sound_url, "GATEWAY_API_KEY": GATEWAY_KEY, "JOURNAL_DIR": str(tmp_path / "journal")}
+    sound["PORT"] = str(free_port())
     sound["COMPILED_EVENTS"] = "false"  # A module that `make speedups` built from earlier code would be a finding.
     make, wanted = CASES[broken]
     with make(World(postgres, sound_url, upstream, tmp_path, replica_url)) as settings:
