@@ -24,6 +24,7 @@ if not os.access(Path(__file__).parent / "app", os.R_OK | os.X_OK):
     sys.exit(f"The gateway cannot start: this user may not read its code in {Path(__file__).parent / 'app'}. Allow it.")
 
 from app.config import ROOT, SettingsError, load_settings
+from app.server.gunicorn_options import WORKER_CLASS, find_option_mistake
 from app.server.life_log import describe_sockets, log_life
 from app.server.metrics_directory import Claim, claim_directory
 from app.server.open_files import fit_to_open_files, make_room_for_files, raise_open_file_limit
@@ -52,7 +53,7 @@ forwarded_allow_ips = ",".join(map(str, settings.trusted_proxies))
 forwarder_headers = ""
 workers = settings.web_concurrency
 # A greenlet and not a thread for each live stream; a core has a thousand of them: half the memory, twice the events.
-worker_class = "app.server.worker_class.GatewayWorker"
+worker_class = WORKER_CLASS
 # The most connections, including idle ones. Above it gunicorn stops accepting, so callers get no response at all. It is
 # much higher than the most live requests, above which a request gets an error response with the reason.
 open_files = raise_open_file_limit()
@@ -89,12 +90,8 @@ handover_file = settings.journal_dir / f"handover-{settings.port}.json"
 
 def on_starting(server: Any) -> None:
     """Exits with one sentence if the gateway could not serve, for example because the schema is not migrated."""
-    if server.cfg.is_ssl:
-        # The relay writes events to the client's plain socket and peeks at it to notice a disconnect.
-        sys.exit(
-            "The gateway cannot start: it serves plain HTTP only. Remove certfile, and let nginx terminate TLS"
-            " (deploy/nginx.conf)."
-        )
+    if (mistake := find_option_mistake(server.cfg, settings)) is not None:
+        sys.exit(f"The gateway cannot start: {mistake}")
     # With inherited sockets there is nothing to bind.
     server.inherits = server.master_pid != 0 or "LISTEN_FDS" in os.environ
     if handover is not None and handover.check:
@@ -108,7 +105,7 @@ def on_starting(server: Any) -> None:
         if child == 0:
             os._exit(0 if _is_bootable([] if server.inherits else server.cfg.address) else 1)
         stop_while_checking(server, child)
-        if os.waitpid(child, 0)[1] != 0:
+        if server.predecessors.tell_until_end(child) != 0:  # The check may wait long for the database.
             sys.exit(1)
 
 
@@ -135,6 +132,9 @@ def _check_for_reload(server: Any) -> None:
     assert handover is not None
     addresses = [list(address) if isinstance(address, tuple) else address for address in server.cfg.address]
     listens_elsewhere = not handover.from_systemd and addresses != handover.addresses
+    if listens_elsewhere and _get_ports(addresses) & _get_ports(handover.addresses):
+        os.write(2, b"HOST has changed and PORT has not, so the port is still in use. Restart the gateway instead.")
+        os._exit(1)
     if not _is_bootable(server.cfg.address if listens_elsewhere else [], read_changed_settings(settings)):
         os._exit(1)
     try:
@@ -145,6 +145,10 @@ def _check_for_reload(server: Any) -> None:
         os.write(2, said.encode())
         os._exit(1)
     os._exit(OTHER_ADDRESS if listens_elsewhere else 0)
+
+
+def _get_ports(addresses: Sequence[Any]) -> set[int]:
+    return {address[1] for address in addresses if isinstance(address, list)}
 
 
 def when_ready(server: Any) -> None:

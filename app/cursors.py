@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from app.errors import BadRequest
 
 # PostgreSQL's bigint has 19 digits, and no id is near its end.
 _MAX_ID_DIGITS = 18
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 T = TypeVar("T")
 
@@ -34,6 +37,20 @@ def decode_cursor(text: str, read: Callable[[bytes], T]) -> T:
         return read(base64.b64decode(text, altchars=b"-_", validate=True))
     except (struct.error, ValueError, OverflowError) as error:  # Invalid base64 raises ValueError too.
         raise _make_error() from error
+
+
+def encode_time(moment: datetime) -> int:
+    """Returns a time for a cursor: the microseconds since 1970, PostgreSQL's precision."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def decode_time(microseconds: int) -> datetime:
+    """Returns the time of `encode_time`.
+
+    Raises:
+        OverflowError: it is after all dates, so `encode_time` did not make it.
+    """
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def read_id_cursor(text: str | None) -> int | None:

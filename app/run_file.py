@@ -9,6 +9,9 @@ from pathlib import Path
 
 from app.config import ROOT, setting_names
 
+# The providers' key while the sandbox stands in for them. It is obviously no real key, and the sandbox accepts any.
+SANDBOX_KEY = "sandbox"
+
 _FILE = "var/run.json"
 
 

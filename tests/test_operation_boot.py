@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from gunicorn.config import Config
 
+from app.config import load_settings
+from app.server.gunicorn_options import WORKER_CLASS, find_option_mistake
 from tests.support.chat import PREFIX, post_chat, request, wait_for_row
 from tests.support.gateway import (
     GatewayDidNotBoot,
@@ -42,12 +45,26 @@ def test_a_bad_setting_is_refused_with_one_sentence_that_names_it(tree: Path, tm
     assert line.startswith("The gateway cannot start: UPSTREAM_IDLE_TIMEOUT ") and line.endswith(".")
 
 
-def test_tls_of_its_own_is_refused(tree: Path, tmp_path: Path) -> None:
-    given = {
-        "DATABASE_URL": "postgresql://localhost/x",
-        "GUNICORN_CMD_ARGS": f"--certfile={__file__} --keyfile={__file__}",
-    }
-    assert "The gateway cannot start: it serves plain HTTP only. Remove certfile" in refusal(tree, tmp_path, given)
+def test_options_of_gunicorn_that_break_promises_are_refused(tree: Path, tmp_path: Path) -> None:
+    given = {"DATABASE_URL": "postgresql://localhost/x", "GUNICORN_CMD_ARGS": "-k gthread"}
+    (line,) = refusal(tree, tmp_path, given).strip().splitlines()
+    assert line == "The gateway cannot start: its workers have a class of their own, not gthread. Remove -k" + (
+        " (--worker-class)."
+    )
+    settings = load_settings({"DRAIN_TIMEOUT": "20", "GRACEFUL_TIMEOUT": "25"})
+
+    def find(**options: object) -> str | None:
+        cfg = Config()
+        for name, value in ({"worker_class": WORKER_CLASS, "graceful_timeout": 25, "timeout": 60} | options).items():
+            cfg.set(name, value)
+        return find_option_mistake(cfg, settings)
+
+    assert find() is None and find(graceful_timeout=21, timeout=0) is None and find(timeout=25) is None
+    assert str(find(certfile=__file__, keyfile=__file__)).startswith("it serves plain HTTP only. Remove certfile")
+    assert str(find(worker_class="gevent")).endswith("Remove -k (--worker-class).")
+    assert str(find(preload_app=True)).endswith("Remove --preload.")
+    assert str(find(graceful_timeout=20)).endswith("above DRAIN_TIMEOUT (20 s). Remove it, and set GRACEFUL_TIMEOUT.")
+    assert str(find(timeout=24)).startswith("--timeout is 24 s")
 
 
 def test_a_signal_to_reload_that_comes_before_gunicorn_can_take_it_does_not_end_the_start(tree: Path) -> None:

@@ -310,6 +310,7 @@ def test_a_bad_reload_is_refused_and_a_good_one_loads_the_code_and_cuts_nobody(
                 ({"DATABASE_URL": NOWHERE}, "the database does not answer: .* in DATABASE_URL"),
                 ({"DATABASE_DIRECT_URL": NOWHERE}, "the database does not answer: .* in DATABASE_DIRECT_URL"),
                 (prices, "PRICE_FILE .*nowhere.toml"),
+                ({"HOST": "127.0.0.2"}, "HOST has changed and PORT has not.* Restart the gateway instead"),
             ]
         for number, (bad, said) in enumerate(mistakes, 1):
             write_settings(copied, small_settings | bad)

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -59,26 +60,30 @@ class Service:
         self._environment = clean_environment() | settings | more
         self.start()
 
-    def start(self) -> None:
-        """Starts the main process."""
+    def start(self, **more: str) -> None:
+        """Starts the main process; `more` are further settings."""
         number = self._listener.fileno()
         self._starts += 1
         with self._log.open("ab") as log:
             self.main = subprocess.Popen(
                 [sys.executable, "-c", ACTIVATE, str(number)],
                 cwd=self._root,
-                env=self._environment,
+                env=self._environment | more,
                 stdout=log,
                 stderr=log,
                 pass_fds=[number],
             )
 
-    def restart(self) -> list[int]:
-        """Stops the main process and starts another one, as `systemctl restart`; returns the workers of the first."""
+    def restart(self, **more: str) -> list[int]:
+        """Stops the main process and starts another one, as `systemctl restart`; returns the workers of the first.
+
+        Args:
+            more: further settings of the second.
+        """
         workers = [child.pid for child in psutil.Process(self.main.pid).children()]
         self.main.send_signal(RESTART_SIGNAL)
         assert self.main.wait(30) == 0
-        self.start()
+        self.start(**more)
         return workers
 
     def is_settled(self) -> bool:
@@ -228,6 +233,21 @@ def test_a_start_after_a_main_process_that_was_killed_takes_over_its_workers(ser
 
     wait_until(have_ended, what="the old workers to be told to drain")
     assert statuses == {200} and len(service.events("workers_started")) == 2
+
+
+@soak_only("server/test_restart.py::test_a_start_tells_the_old_workers_to_serve_on_while_it_waits_for_its_check")
+def test_a_restart_while_the_database_is_frozen_leaves_the_old_workers_serving(service: Service) -> None:
+    with ExitStack() as stack:
+        # Servers that accept connections and say nothing; the start waits for each of them in turn, several times.
+        frozen = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=640)) for _ in range(3)]
+        hosts = ",".join(f"127.0.0.1:{server.getsockname()[1]}" for server in frozen)
+        url = f"postgresql://u:p@{hosts}/x?target_session_attrs=read-write"
+        old = service.restart(DATABASE_URL=url, DATABASE_DIRECT_URL=url)
+        wait_until(service.is_settled, what="the end of the check")
+        assert all(map(is_alive, old)), "nobody else serves yet"
+        assert request("GET", service.url + "/ready").status == 200
+        wait_until(lambda: len(service.events("workers_started")) == 2, what="the new workers")
+        wait_until(lambda: not any(map(is_alive, old)), what="the old workers to be told to drain")
 
 
 def recorded(database_url: str) -> set[object]:

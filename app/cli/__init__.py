@@ -1,8 +1,8 @@
 """The commands of `bin/gateway …`: keys, groups, limits, budgets, aliases, the audit, the dashboard and others.
 
 A module has the group of commands, or the command, of the same name. errors.py turns errors into one sentence,
-tables.py formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits, and
-limit_tables.py formats them.
+tables.py formats statistics, bill_tables.py formats bills, limit_options.py reads the options of limits,
+limit_tables.py formats them, and times.py has the type of times in options.
 """
 
 from __future__ import annotations

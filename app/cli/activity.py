@@ -16,6 +16,7 @@ import click
 
 from app.cli.errors import make_output_error, plain_errors
 from app.cli.tables import format_stats, format_story
+from app.cli.times import TIME
 from app.config import ALL_GATEWAYS
 from app.errors import NotFound
 from app.services.administration import get_command_actor, select_key_ids, write_off_worker
@@ -49,7 +50,6 @@ _ENDPOINTS = [endpoint.path for endpoint in ENDPOINTS]
 _KEY_HELP = "The id of a key, as `bin/gateway keys list` shows it, or env for GATEWAY_API_KEY."
 
 _DAY = click.DateTime(["%Y-%m-%d"])
-_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
 
 @click.group("activity")
@@ -58,8 +58,8 @@ def activity_group() -> None:
 
 
 @activity_group.command("export")
-@click.option("--from", "start", type=_TIME, help="The earliest start of a request (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="The latest start of a request (UTC), not included.")
+@click.option("--from", "start", type=TIME, help="The earliest start of a request (UTC), included.")
+@click.option("--to", "end", type=TIME, help="The latest start of a request (UTC), not included.")
 @click.option("--model", help="The full name of the model.")
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
@@ -172,8 +172,8 @@ def _drop(days: list[date], first_kept: date) -> None:
 @activity_group.command("stats")
 @click.option("--gateway", type=click.Choice([*PROVIDERS, ALL_GATEWAYS]), default=ALL_GATEWAYS, show_default=True)
 @click.option("--time-range", type=click.Choice(list(TIME_RANGES)), default=DEFAULT_TIME_RANGE, show_default=True)
-@click.option("--from", "start", type=_TIME, help="The start of another window (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="Its end (UTC), not included; by default now.")
+@click.option("--from", "start", type=TIME, help="The start of another window (UTC), included.")
+@click.option("--to", "end", type=TIME, help="Its end (UTC), not included; by default now.")
 @click.option("--endpoint", type=click.Choice(_ENDPOINTS))
 @click.option("--key", "key_id", help=_KEY_HELP)
 @click.option("--model", help="The full name of the model that served the requests, of all keys; not with --key.")

@@ -8,9 +8,8 @@ import click
 import msgspec
 
 from app.cli.errors import plain_errors
+from app.cli.times import TIME
 from app.services.administration import AuditFilter, select_audit_page
-
-_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
 
 
 @click.group("audit")
@@ -22,8 +21,8 @@ def audit_group() -> None:
 @click.option("--object", help="What was changed, such as key:4fGh2Kl9Pq or gateway.")
 @click.option("--actor", help="Who changed it: the id of an operator's key, env for GATEWAY_API_KEY, or cli:USER.")
 @click.option("--action", help="What was done, such as key.create.")
-@click.option("--from", "start", type=_TIME, help="The earliest time (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="The latest time (UTC), not included.")
+@click.option("--from", "start", type=TIME, help="The earliest time (UTC), included.")
+@click.option("--to", "end", type=TIME, help="The latest time (UTC), not included.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True)
 def list_command(start: datetime | None, end: datetime | None, limit: int, **chosen: str | None) -> None:
     """List changes, newest first."""

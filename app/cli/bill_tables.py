@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 
+from app.cli.tables import format_value
 from app.services.bill import Compared, Finding, Reconciliation
 
 # More models than this would scroll the findings off the screen; --json has all of them.
@@ -44,16 +44,17 @@ def _format_total(report: Reconciliation) -> list[str]:
     ]
     lines = [f"{'SETTLED DAYS':24} {'RECORDED':>16} {'BILLED':>16} {'DIFFERENCE':>16} {'CAPTURE':>10}"]
     lines += [
-        f"{name:24} {_show(recorded):>16} {_show(billed):>16} {_show(difference):>16} {_percent(capture):>10}"
+        f"{name:24} {format_value(recorded):>16} {format_value(billed):>16} {format_value(difference):>16}"
+        f" {_percent(capture):>10}"
         for name, recorded, billed, difference, capture in rows
     ]
     lines.append(f"{'price drift':24} {_percent(total.price_drift, signed=True):>16}")
     lines.append(f"{'estimated share of cost':24} {_percent(report.estimated_share):>16}")
     lines.append(f"{'unfinished requests':24} {_percent(report.unfinished_share):>16}")
     if report.other_tokens is not None:
-        lines.append(f"{'tokens of other names':24} {_show(report.other_tokens):>16}")
+        lines.append(f"{'tokens of other names':24} {format_value(report.other_tokens):>16}")
     if report.compared_requests is not None:
-        differing = f"{_show(report.differing_requests)} of {_show(report.compared_requests)}"
+        differing = f"{format_value(report.differing_requests)} of {format_value(report.compared_requests)}"
         lines.append(f"{'requests that differ':24} {differing:>16}")
     return lines
 
@@ -66,7 +67,9 @@ def _format_findings(findings: Sequence[Finding]) -> list[str]:
         days = ", ".join(str(day) for day in finding.days[:_MAX_DAYS])
         more = f" and {len(finding.days) - _MAX_DAYS} more" if len(finding.days) > _MAX_DAYS else ""
         what = f"{finding.kind}: {_clean(finding.model) if finding.model is not None else 'all models'}, {days}{more}"
-        lines.append(f"{what}: {_show(finding.token_difference)} tokens, {_show(finding.cost_difference)} USD")
+        lines.append(
+            f"{what}: {format_value(finding.token_difference)} tokens, {format_value(finding.cost_difference)} USD"
+        )
         lines += [f"    {meaning}" for meaning in finding.meanings]
     return [*lines, ""]
 
@@ -84,8 +87,9 @@ def _format_group(title: str, rows: Sequence[tuple[str, Compared]]) -> list[str]
     head = f"{'TOKENS':>15} {'BILLED':>15} {'CAPTURE':>9} {'COST':>13} {'BILLED':>13} {'DRIFT':>9}"
     lines = [f"{title:{_MODEL_WIDTH}} {head}"]
     for name, row in rows:
-        tokens = f"{_show(row.recorded_tokens):>15} {_show(row.billed_tokens):>15} {_percent(row.token_capture):>9}"
-        costs = f"{_show(row.recorded_cost):>13} {_show(row.billed_cost):>13}"
+        tokens = f"{format_value(row.recorded_tokens):>15} {format_value(row.billed_tokens):>15}"
+        tokens += f" {_percent(row.token_capture):>9}"
+        costs = f"{format_value(row.recorded_cost):>13} {format_value(row.billed_cost):>13}"
         lines.append(f"{name:{_MODEL_WIDTH}} {tokens} {costs} {_percent(row.price_drift, signed=True):>9}")
     return lines
 
@@ -97,9 +101,3 @@ def _clean(text: str) -> str:
 
 def _percent(share: float | None, *, signed: bool = False) -> str:
     return "-" if share is None else f"{share:{'+' if signed else ''}.2%}"
-
-
-def _show(value: Decimal | int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6f}".rstrip("0").rstrip(".")

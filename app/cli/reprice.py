@@ -8,15 +8,14 @@ import click
 
 from app.cli.errors import plain_errors
 from app.cli.tables import format_repriced
+from app.cli.times import TIME
 from app.services.providers import PROVIDERS
 from app.services.repricing import reprice
 
-_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
-
 
 @click.command("reprice")
-@click.option("--from", "start", type=_TIME, required=True, help="The earliest start of a request (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="The latest (UTC), not included; by default now.")
+@click.option("--from", "start", type=TIME, required=True, help="The earliest start of a request (UTC), included.")
+@click.option("--to", "end", type=TIME, help="The latest (UTC), not included; by default now.")
 @click.option("--gateway", type=click.Choice(list(PROVIDERS)))
 @click.option("--dry-run", is_flag=True, help="Write nothing; show what would be written.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

@@ -8,15 +8,14 @@ import click
 
 from app.cli.errors import plain_errors
 from app.cli.tables import format_retries
+from app.cli.times import TIME
 from app.services.keys import raise_if_no_key
 from app.services.reports import select_retry_report
 
-_TIME = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"])
-
 
 @click.command("retries")
-@click.option("--from", "start", type=_TIME, help="The earliest start of an attempt (UTC), included.")
-@click.option("--to", "end", type=_TIME, help="The latest (UTC), not included; by default now.")
+@click.option("--from", "start", type=TIME, help="The earliest start of an attempt (UTC), included.")
+@click.option("--to", "end", type=TIME, help="The latest (UTC), not included; by default now.")
 @click.option("--key", "key_id", help="The id of a key, or env for GATEWAY_API_KEY.")
 def retries_command(start: datetime | None, end: datetime | None, key_id: str | None) -> None:
     """Show the cost of attempts that SDKs retried. It is shown by key and client, by default of seven days."""

@@ -37,11 +37,11 @@ def format_story(story: RequestStory) -> str:
         chain = story.retries
         lines += [
             f"{f'attempt {number}':20} {each.request_id}, {each.outcome}, status {each.status},"
-            f" {_format_value(each.cost_usd)} USD{', this one' if each.is_this else ''}"
+            f" {format_value(each.cost_usd)} USD{', this one' if each.is_this else ''}"
             for number, each in enumerate(chain.attempts, 1)
         ]
         unknown = f", and {chain.unpriced_attempts} of unknown cost" if chain.unpriced_attempts else ""
-        lines.append(f"{'before the last':20} {_format_value(chain.repeated_cost)} USD{unknown}")
+        lines.append(f"{'before the last':20} {format_value(chain.repeated_cost)} USD{unknown}")
     return "\n".join(lines)
 
 
@@ -62,15 +62,15 @@ def format_repriced(report: RepriceReport) -> str:
     """Returns the new costs of records as text, a line for each model and price, and the reasons for missing ones."""
     lines = [f"{'REQUESTS':>9} {'COST':>14}  {'GATEWAY':12} MODEL, PRICE"]
     for row in report.models:
-        cost = f"{row.requests:>9,} {_format_value(row.cost_usd):>14}"
+        cost = f"{row.requests:>9,} {format_value(row.cost_usd):>14}"
         lines.append(f"{cost}  {row.gateway:12} {_format_field(row.model)}, {row.price_source}: {row.reason}")
-    lines.append(f"{report.requests:>9,} {_format_value(report.cost_usd):>14}  total")
+    lines.append(f"{report.requests:>9,} {format_value(report.cost_usd):>14}  total")
     lines += [f"{count:>9,} {'-':>14}  left as they are: {reason}" for reason, count in report.left.items()]
     return "\n".join(lines)
 
 
 def _sum(row: RetryReport | RetryingClient) -> str:
-    costs = f"{_format_value(row.repeated_cost):>12} {_format_value(row.estimated_cost):>12}"
+    costs = f"{format_value(row.repeated_cost):>12} {format_value(row.estimated_cost):>12}"
     return f"{row.repeated_attempts:>9,} {costs} {row.unpriced_attempts:>9,}"
 
 
@@ -107,9 +107,9 @@ def _format_totals(stats: Stats) -> list[str]:
         "keys": stats.unique_users,
         "tokens per second": stats.avg_speed_tokens_per_sec,
     }
-    lines = [f"{name:24} {_format_value(value):>16}" for name, value in rows.items()]
+    lines = [f"{name:24} {format_value(value):>16}" for name, value in rows.items()]
     for name, percentiles in {"ttft_ms": stats.ttft_ms, "duration_ms": stats.duration_ms}.items():
-        values = [f"{label} {_format_value(value):>10}" for label, value in msgspec.structs.asdict(percentiles).items()]
+        values = [f"{label} {format_value(value):>10}" for label, value in msgspec.structs.asdict(percentiles).items()]
         lines.append(f"{name:24} {'   '.join(values)}")
     return lines
 
@@ -138,12 +138,13 @@ def _format_parts(stats: Stats) -> list[str]:
 def _format_group(title: str, rows: Sequence[tuple[str, EndpointStats | ModelStats | Share]]) -> list[str]:
     lines = [f"{title:{_NAME_WIDTH}} {'REQUESTS':>12} {'ERRORS':>10} {'TOKENS':>16} {'COST':>14}"]
     for name, row in rows:
-        counts = f"{row.requests:>12,} {row.errors:>10,} {_format_value(row.total_tokens):>16}"
-        lines.append(f"{name[-_NAME_WIDTH:]:{_NAME_WIDTH}} {counts} {_format_value(row.total_cost):>14}")
+        counts = f"{row.requests:>12,} {row.errors:>10,} {format_value(row.total_tokens):>16}"
+        lines.append(f"{name[-_NAME_WIDTH:]:{_NAME_WIDTH}} {counts} {format_value(row.total_cost):>14}")
     return lines
 
 
-def _format_value(value: float | Decimal | None) -> str:
+def format_value(value: float | Decimal | None) -> str:
+    """Returns a number as text, with commas between thousands and at most six decimals; a dash for None."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6f}".rstrip("0").rstrip(".")

@@ -12,7 +12,7 @@ from flask import g
 from app.dashboard.charts import Chart
 from app.dashboard.frame import pages, show
 from app.dashboard.overview import ACTIVITY, draw_requests, make_steps
-from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
+from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, select_key_id, select_window_stats, write_time
 from app.errors import BadRequest
 from app.layout import PAGE_HEADERS, make_address, redirect_to
 from app.services.administration import select_names
@@ -28,7 +28,7 @@ from app.services.reports import (
     select_activity_page,
     stream_activity_pages,
 )
-from app.web import Response, matching, one_of, read_query
+from app.web import NO_STORE, Response, matching, one_of, read_query
 
 _PAGE_ROWS = 50
 
@@ -97,7 +97,7 @@ def show_activity() -> Response:
     parameters = choice.get_parameters()
     if choice.request:
         return redirect_to(make_address(f"dashboard/requests/{choice.request.strip()}", parameters))
-    key_id = get_key_id(choice.key)
+    key_id = select_key_id(choice.key)
     page = select_activity_page(make_filter(choice, key_id), choice.cursor, _PAGE_ROWS)
     stats = _select_stats(choice, key_id)
     return show(
@@ -136,10 +136,10 @@ def _draw(stats: Stats | None, parameters: dict[str, Any]) -> Chart | None:
 def export_activity() -> Response:
     """Returns all records of a choice as CSV, like `/api/activity`."""
     choice = read_query(ActivityChoice)
-    pieces = encode_csv(stream_activity_pages(make_filter(choice, get_key_id(choice.key))))
+    pieces = encode_csv(stream_activity_pages(make_filter(choice, select_key_id(choice.key))))
     first = next(pieces)  # Read before the response starts, so that an unavailable database is an error page.
     name = f"activity-{write_time(datetime.now(UTC))}.csv".replace(":", "")
-    headers = {"cache-control": "no-store", "content-disposition": f'attachment; filename="{name}"'}
+    headers = NO_STORE | {"content-disposition": f'attachment; filename="{name}"'}
     body = break_on_failure(chain([first], pieces))
     headers["content-security-policy"] = PAGE_HEADERS["content-security-policy"]
     return Response(body, content_type="text/csv; charset=utf-8; header=present", headers=headers)

@@ -9,7 +9,7 @@ from flask import g
 
 from app.dashboard.frame import pages, show
 from app.db import DatabaseError, describe_error, time_limit
-from app.services.health import Readiness, Workers, get_readiness, select_workers_report
+from app.services.health import Readiness, Workers, check_readiness, select_workers_report
 from app.web import Response
 
 # With the checks of the session and of the database, the page takes about two seconds if the database hangs.
@@ -29,7 +29,7 @@ class _Catalog(NamedTuple):
 @pages.get("/dashboard/health")
 def show_health() -> Response:
     """Shows the health of the gateway. The page needs no database, because people open it while that is away."""
-    readiness = get_readiness(with_hosts=g.key.is_operator)
+    readiness = check_readiness(with_hosts=g.key.is_operator)
     if not g.key.is_operator:
         return show("health_holder.html", "dashboard/health", readiness=readiness)
     workers, failure = _select_workers(readiness)

@@ -12,7 +12,7 @@ from app.dashboard.calls import write_calls
 from app.dashboard.charts import Chart, Line, Steps, draw_bars, draw_lines
 from app.dashboard.frame import get_origin, pages, show
 from app.dashboard.models import EXAMPLE, find_example_model
-from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, get_key_id, select_window_stats, write_time
+from app.dashboard.window import ENDPOINT_PATHS, RANGE_NAMES, Window, select_key_id, select_window_stats, write_time
 from app.layout import FILTERS, get_root, make_address
 from app.services.journal import select_integrity_report
 from app.services.providers import PROVIDERS, is_configured
@@ -31,7 +31,7 @@ _MODELS = 8
 def show_overview() -> Response:
     """Shows the figures of a window of time."""
     window = read_query(Window)
-    key_id = get_key_id(window.key)
+    key_id = select_key_id(window.key)
     stats = select_window_stats(window, key_id)
     fixed = {name: value for name, value in window.get_parameters().items() if name != "time_range"}
     fixed |= {"from": write_time(stats.start) or "", "to": write_time(stats.end) or ""}

@@ -22,7 +22,7 @@ from app.services.endpoints import ENDPOINTS
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS
 from app.services.reports import select_request_story
-from app.web import Response, json_response, one_of, read_query
+from app.web import NO_STORE, Response, json_response, one_of, read_query
 
 # Path of an endpoint → its name in the form.
 APIS = {"/v1/chat/completions": "Chat", "/v1/messages": "Messages", "/v1/responses": "Responses"}
@@ -129,7 +129,7 @@ def show_record(request_id: Any) -> Response:
         return Response(b"", status=204)  # A 404 would be an error in the browser's console.
     values = {name: record[name] for name in PlayedRecord.__struct_fields__}
     values["cost_usd"] = None if values["cost_usd"] is None else format(values["cost_usd"], "f")
-    return json_response(PlayedRecord(**values), headers={"cache-control": "no-store"})
+    return json_response(PlayedRecord(**values), headers=NO_STORE)
 
 
 for _endpoint in ENDPOINTS:

@@ -10,7 +10,7 @@ from flask import g
 from app.dashboard.activity import ActivityChoice, make_filter
 from app.dashboard.frame import pages, show
 from app.dashboard.overview import ACTIVITY
-from app.dashboard.window import get_key_id
+from app.dashboard.window import select_key_id
 from app.services.reports import select_neighbours, select_request_story
 from app.web import Response, read_query
 
@@ -59,7 +59,7 @@ def show_request(request_id: str) -> Response:
     story = select_request_story(request_id, own)
     record = story.data
     parameters = choice.get_parameters()
-    newer, older = select_neighbours(make_filter(choice, get_key_id(choice.key)), record)
+    newer, older = select_neighbours(make_filter(choice, select_key_id(choice.key)), record)
     duration = record["duration_ms"]
     return show(
         "request.html",

@@ -57,7 +57,7 @@ def write_time(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def get_key_id(asked: str | None) -> str | None:
+def select_key_id(asked: str | None) -> str | None:
     """Returns the id of the key whose requests a page shows; None for all keys.
 
     Raises:

@@ -10,7 +10,7 @@ limit_tables.py: tables of limits; subjects.py, budgets.py: who may use how much
 leases.py, rates.py: workers' draws from limits; lease_merging.py: old draws; lease_sums.py: operators' view of draws
 charge_check.py: charges beside records; audit.py: changes by operators; kept_answers.py: for an Idempotency-Key
 activity.py: the records of requests; insert_sql.py: the statement that writes them; partitions.py: their days
-activity_pages.py: reads pages of records; activity_by_id.py: finds one; retries.py: SDKs' retries and their originals
+activity_pages.py: reads pages of records; activity_by_id.py: finds one (request_ids.py); retries.py: SDKs' retries
 ledger.py: each worker's counts of requests; reconciliation.py, recounting.py: correct them and the sums after a restore
 workers.py: which host runs a worker, and its end; hosts.py: the hosts, and those that are gone
 rollup_tables.py: tables of sums; fold.py, failed_attempts.py: write them; rollup_pruning.py: deletes old sums
@@ -29,11 +29,11 @@ from app.db.engine import (
     read_connection,
     write_connection,
 )
-from app.db.errors import DatabaseError, DatabaseTimeout, describe_error, describe_refusal, time_limit
+from app.db.errors import DatabaseError, describe_error, describe_refusal, time_limit
 
 # fmt: off
 __all__ = [
-    "Connection", "Database", "DatabaseError", "DatabaseTimeout", "create_engine_for", "describe_error",
+    "Connection", "Database", "DatabaseError", "create_engine_for", "describe_error",
     "describe_refusal", "get_engine", "identify_database", "read_connection", "time_limit", "write_connection",
 ]
 # fmt: on

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from app.config import MAX_NAME_CHARACTERS
+from app.db.request_ids import ID_TOLERANCE, read_id_time
 from app.db.tables import activity
-
-# The id and the start of a request are read from the same clock, one right after the other.
-_ID_TOLERANCE = timedelta(seconds=1)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def select_activity_by_request_id(connection: Connection, request_id: UUID, key_id: str | None) -> list[dict[str, Any]]:
@@ -29,8 +24,8 @@ def select_activity_by_request_id(connection: Connection, request_id: UUID, key_
     """
     if request_id.version != 7:
         return []
-    made_at = _EPOCH + timedelta(milliseconds=request_id.int >> 80)
-    near = activity.c.started_at.between(made_at - _ID_TOLERANCE, made_at + _ID_TOLERANCE)
+    made_at = read_id_time(request_id)
+    near = activity.c.started_at.between(made_at - ID_TOLERANCE, made_at + ID_TOLERANCE)
     return _select(connection, [near, activity.c.request_id == request_id], key_id, 1)
 
 

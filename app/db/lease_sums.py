@@ -15,15 +15,12 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from app.db.leases import compute_period_id, upsert_period
+from app.db.request_ids import ID_TOLERANCE, read_id_time
 from app.db.tables import OUTCOMES
 from app.db.workers import MISSING_AFTER_S
 
 EARLIER_REQUESTS = "earlier requests"
 FORGIVEN = "forgiven"
-
-# The id and the start of a request are read from the same clock, one right after the other.
-_ID_TOLERANCE = timedelta(seconds=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SELECT_LEASES = text("""
     SELECT worker_id, coalesce(worker.closed_how, CASE WHEN worker.worker_id IS NULL THEN 'none' ELSE 'live' END)
@@ -237,8 +234,8 @@ def update_forgiven(connection: Connection, request_id: UUID) -> Forgiven | None
     Returns:
         The reduction of its charge, which may be zero. None if there is no such request under a budget.
     """
-    made_at = _EPOCH + timedelta(milliseconds=request_id.int >> 80)
-    near = {"id": request_id, "first": made_at - _ID_TOLERANCE, "last": made_at + _ID_TOLERANCE}
+    made_at = read_id_time(request_id)
+    near = {"id": request_id, "first": made_at - ID_TOLERANCE, "last": made_at + ID_TOLERANCE}
     row = connection.execute(_SELECT_CHARGED, near).first()
     if row is None:
         return None

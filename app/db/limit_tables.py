@@ -40,6 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.db.tables import metadata as metadata
+from app.db.tables import one_of
 
 SUBJECT_KINDS = ("holder", "group", "gateway")
 UNITS = ("usd", "tokens", "requests")
@@ -56,10 +57,6 @@ AMOUNT = Numeric(30, 12)
 RATE_SLOTS = 122
 
 
-def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=column)
-
-
 subject = Table(
     "subject",
     metadata,
@@ -74,7 +71,7 @@ subject = Table(
     Column("max_output_tokens", BigInteger, comment="the most that a request may ask for"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     UniqueConstraint("kind", "name", name="uq_subject_kind"),
-    _one_of("kind", SUBJECT_KINDS),
+    one_of("kind", SUBJECT_KINDS),
     CheckConstraint("kind = 'holder' OR group_id IS NULL", name="group_id"),
     *[
         CheckConstraint(f"{name} > 0", name=name)
@@ -95,7 +92,7 @@ budget = Table(
     Column("warn_percents", ARRAY(SmallInteger), nullable=False, server_default="{}"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("ended_at", DateTime(timezone=True)),
-    _one_of("unit", UNITS),
+    one_of("unit", UNITS),
     CheckConstraint("amount >= 0", name="amount"),
     CheckConstraint("first_day BETWEEN 1 AND 28", name="first_day"),
 )
@@ -169,7 +166,7 @@ rate_pot = Table(
     Column("slots", ARRAY(BigInteger), nullable=False, comment="a ring of RATE_SLOTS half seconds"),
     Column("head", BigInteger, nullable=False, comment="the newest half second, counted from 1970"),
     PrimaryKeyConstraint("subject_id", "kind"),
-    _one_of("kind", RATE_KINDS),
+    one_of("kind", RATE_KINDS),
     prefixes=["UNLOGGED"],
 )
 

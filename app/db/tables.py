@@ -71,7 +71,8 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
+def one_of(column: str, words: tuple[str, ...]) -> CheckConstraint:
+    """Returns the constraint that a column of texts has one of these words, or NULL."""
     return CheckConstraint(f"{column} IN ({', '.join(repr(word) for word in words)})", name=column)
 
 
@@ -168,9 +169,9 @@ activity = Table(
     Column("trace_id", Text, comment="of the client's traceparent; NULL if there was none"),
     # The time comes first, so that the primary key read backwards is the order "newest first".
     PrimaryKeyConstraint("started_at", "request_id"),
-    _one_of("outcome", OUTCOMES),
-    _one_of("usage_source", USAGE_SOURCES),
-    _one_of("cost_kind", COST_KINDS),
+    one_of("outcome", OUTCOMES),
+    one_of("usage_source", USAGE_SOURCES),
+    one_of("cost_kind", COST_KINDS),
     _between("prompt_tokens", MAX_TOKENS),
     _between("completion_tokens", MAX_TOKENS),
     _between("cached_tokens", MAX_TOKENS),
@@ -258,7 +259,7 @@ worker = Table(
     Column("closed_at", DateTime(timezone=True)),
     Column("closed_how", Text, comment="see app/db/workers.py"),
     Column("state", JSONB(none_as_null=True), comment="what it said of itself when it was last seen; NULL if nothing"),
-    _one_of("closed_how", CLOSINGS),
+    one_of("closed_how", CLOSINGS),
     CheckConstraint("(closed_at IS NULL) = (closed_how IS NULL)", name="closed"),
 )
 
@@ -271,5 +272,5 @@ model_alias = Table(
     Column("sort", Text, comment="by what to order the targets; NULL keeps their order"),
     Column("overrides", JSON, nullable=False, comment="body field → value"),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    _one_of("sort", ALIAS_SORTS),
+    one_of("sort", ALIAS_SORTS),
 )

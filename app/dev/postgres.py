@@ -147,7 +147,7 @@ class EmbeddedPostgres:
         options = ["--auth-local=peer", "--auth-host=reject", "--encoding=UTF8", "--locale=C", "--username=postgres"]
         child = start_child(
             "initdb",
-            [get_binaries() / "initdb", *options, *([] if self._durable else ["--no-sync"]), "--pgdata", unfinished],
+            [find_binaries() / "initdb", *options, *([] if self._durable else ["--no-sync"]), "--pgdata", unfinished],
             output=self.log,
             cwd=self._data.parent,
             account=self._account,
@@ -170,7 +170,7 @@ class EmbeddedPostgres:
         options = [text for name, value in settings.items() for text in ("-c", f"{name}={value}")]
         return start_child(
             "PostgreSQL",
-            [get_binaries() / "postgres", "-D", self._data, *options],
+            [find_binaries() / "postgres", "-D", self._data, *options],
             output=self.log,
             cwd=self._data,
             account=self._account,
@@ -191,7 +191,7 @@ class EmbeddedPostgres:
                 time.sleep(0.02)
 
 
-def get_binaries() -> Path:
+def find_binaries() -> Path:
     """Returns the directory of `initdb`, `postgres` and `pg_dump` in the wheel.
 
     Raises:
@@ -206,7 +206,7 @@ def get_binaries() -> Path:
 
 
 def _server_version() -> str:
-    return get_binaries().parent.name.removeprefix("pginstall")
+    return find_binaries().parent.name.removeprefix("pginstall")
 
 
 def _own_name() -> str:
@@ -241,7 +241,7 @@ def _choose_account(data: Path) -> Account | None:
 
 def _open_to(account: Account, directory: Path) -> None:
     os.chown(directory, account.uid, account.gid)
-    for place in (directory, get_binaries()):
+    for place in (directory, find_binaries()):
         for parent in place.parents:
             mode = parent.stat().st_mode
             # Adds only the permission to pass through; the permissions to list and read are unchanged.

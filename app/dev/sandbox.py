@@ -10,9 +10,8 @@ from pathlib import Path
 
 from app.config import ROOT
 from app.dev.processes import Child, RunError, start_child
+from app.run_file import SANDBOX_KEY
 
-# Obviously not a real key; it is sent to the sandbox only, which accepts any.
-SANDBOX_KEY = "sandbox"
 # A start takes a few tenths of a second, and many times that on a busy machine.
 _START_TIMEOUT_S = 30.0
 

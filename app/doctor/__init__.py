@@ -13,6 +13,5 @@ examination.py      all of them in order
 
 from app.doctor.database_checks import check_migration_addresses
 from app.doctor.examination import examine
-from app.doctor.results import Result
 
-__all__ = ["Result", "check_migration_addresses", "examine"]
+__all__ = ["check_migration_addresses", "examine"]

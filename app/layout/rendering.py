@@ -20,8 +20,9 @@ from app.config import ROOT, provider_names
 from app.layout.assets import get_asset_paths
 from app.layout.formats import FILTERS
 from app.layout.navigation import NAVIGATION
+from app.run_file import SANDBOX_KEY
 from app.runtime import get_settings
-from app.web import Response
+from app.web import NO_STORE, Response
 from app.yielding import PAUSE_S
 
 # No sources except our own files, no inline script or style, and no embedding in pages of others.
@@ -30,14 +31,11 @@ _POLICY = (
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_HEADERS = {
-    "cache-control": "no-store",
+    **NO_STORE,
     "content-security-policy": _POLICY,
     # Under no-referrer, forms send `Origin: null`, which would be refused.
     "referrer-policy": "same-origin",
 }
-
-# The key with which `make run` makes the gateway call the sandbox.
-_SANDBOX_KEY = "sandbox"
 
 # How long pages are rendered between two pauses, in seconds.
 _SLICE_S = 0.001
@@ -133,12 +131,12 @@ def _join_with_pauses(pieces: Iterable[str]) -> str:
     return "".join(joined)
 
 
-def redirect_to(path: str, *, headers: dict[str, str] | None = None) -> Response:
+def redirect_to(path: str) -> Response:
     """Returns a redirect to a path below the root of the gateway, which the browser requests with GET."""
     location = get_root() + path
-    return Response(b"", status=303, headers={"location": location, "cache-control": "no-store", **(headers or {})})
+    return Response(b"", status=303, headers=NO_STORE | {"location": location})
 
 
 def _is_sandbox() -> bool:
     """Returns whether the providers are the sandbox of `make run`, to which no real provider's key is sent."""
-    return any(_SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())
+    return any(SANDBOX_KEY in getattr(get_settings(), f"{name}_api_key") for name in provider_names())

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Annotated
 
 import msgspec
-from flask import Blueprint, g, request
+from flask import Blueprint, g
 
 from app.errors import BadRequest, PermissionDenied
 from app.services.endpoints import ENDPOINTS
@@ -27,7 +27,7 @@ from app.services.reports import (
     select_usage_report,
     stream_activity_pages,
 )
-from app.web import Response, json_response, matching, one_of, read_query
+from app.web import NO_STORE, Response, choose_content_type, json_response, matching, one_of, read_query
 
 bp = Blueprint("activity", __name__)
 
@@ -35,9 +35,6 @@ DEFAULT_PAGE_ROWS = 100
 
 _JSON, _CSV = "application/json", "text/csv"
 _FORMATS = {"csv": _CSV, "json": _JSON}
-
-# Records are private to their key and change with every request, so they must not be cached.
-_HEADERS = {"cache-control": "no-store"}
 
 
 Status = Annotated[str, matching(STATUS_PATTERN, "must be a status such as 429, or a class of them such as 5xx")]
@@ -138,7 +135,7 @@ def list_activity() -> Response:
         model=query.model,
         gateway=query.gateway,
         endpoint=query.endpoint,
-        key_id=_get_readable_key(query.key),
+        key_id=_select_readable_key(query.key),
         outcomes=query.outcomes,
         statuses=query.statuses,
         error_type=query.error_type,
@@ -148,10 +145,10 @@ def list_activity() -> Response:
         min_cost_usd=query.min_cost_usd,
         max_cost_usd=query.max_cost_usd,
     )
-    if _get_content_type(query) == _CSV:
+    if choose_content_type(query.format, _FORMATS) == _CSV:
         return _export(query, chosen)
     page = select_activity_page(chosen, query.cursor, query.limit or DEFAULT_PAGE_ROWS)
-    return json_response(page, headers=_HEADERS | {"vary": "accept"})
+    return json_response(page, headers=NO_STORE | {"vary": "accept"})
 
 
 @bp.get("/api/activity/integrity")
@@ -160,33 +157,33 @@ def show_integrity() -> Response:
     read_query(NoQuery)
     if not g.key.is_operator:
         raise PermissionDenied("This report covers all keys, so only the operator's key may read it.")
-    return json_response(select_integrity_report(), headers=_HEADERS)
+    return json_response(select_integrity_report(), headers=NO_STORE)
 
 
 @bp.get("/api/activity/retries")
 def show_retries() -> Response:
     """Returns what the retries of SDKs cost, by the client that sent them: its key and its User-Agent."""
     query = read_query(RetriesQuery)
-    report = select_retry_report(_get_readable_key(query.key), query.start, query.end)
-    return json_response(report, headers=_HEADERS)
+    report = select_retry_report(_select_readable_key(query.key), query.start, query.end)
+    return json_response(report, headers=NO_STORE)
 
 
 @bp.get("/api/activity/<path:request_id>")
 def show_request(request_id: str) -> Response:
     """Returns the record of one request; the id may be the gateway's, the provider's or the client's own."""
     read_query(NoQuery)
-    return json_response(select_request_story(request_id, _get_readable_key(None)), headers=_HEADERS)
+    return json_response(select_request_story(request_id, _select_readable_key(None)), headers=NO_STORE)
 
 
 @bp.get("/api/usage")
 def show_usage() -> Response:
     """Returns totals by day, gateway and model: of one key or, for the operator, of all keys."""
     query = read_query(UsageQuery)
-    report = select_usage_report(_get_readable_key(query.key), query.start, query.end)
-    return json_response(report, headers=_HEADERS)
+    report = select_usage_report(_select_readable_key(query.key), query.start, query.end)
+    return json_response(report, headers=NO_STORE)
 
 
-def _get_readable_key(asked: str | None) -> str | None:
+def _select_readable_key(asked: str | None) -> str | None:
     """Returns the id of the key whose records the caller may read, or None for all keys.
 
     Raises:
@@ -203,12 +200,6 @@ def _get_readable_key(asked: str | None) -> str | None:
     return own
 
 
-def _get_content_type(query: ActivityQuery) -> str:
-    if query.format is not None:
-        return _FORMATS[query.format]
-    return request.accept_mimetypes.best_match([_JSON, _CSV], _JSON)
-
-
 def _export(query: ActivityQuery, chosen: ActivityFilter) -> Response:
     for name, value in {"limit": query.limit, "cursor": query.cursor}.items():
         if value is not None:
@@ -219,6 +210,6 @@ def _export(query: ActivityQuery, chosen: ActivityFilter) -> Response:
             )
     pieces = encode_csv(stream_activity_pages(chosen))
     first = next(pieces)  # Read before the response starts, so that an unavailable database is an error response.
-    headers = {**_HEADERS, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}
+    headers = {**NO_STORE, "vary": "accept", "content-disposition": 'attachment; filename="activity.csv"'}
     body = break_on_failure(chain([first], pieces))
     return Response(body, content_type=f"{_CSV}; charset=utf-8; header=present", headers=headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, g
 
-from app.routes.keys import HEADERS, NoQuery, read_changes, read_json, respond
+from app.routes.keys import NoQuery, read_changes, read_json, respond
 from app.runtime import get_component
 from app.services.alias_administration import (
     AliasChanges,
@@ -17,7 +17,7 @@ from app.services.alias_administration import (
     select_alias_views,
 )
 from app.services.aliases import Aliases, AliasTarget, warn_of_alias
-from app.web import Response, json_response, read_query
+from app.web import NO_STORE, Response, json_response, read_query
 
 bp = Blueprint("aliases", __name__)
 
@@ -26,7 +26,7 @@ bp = Blueprint("aliases", __name__)
 def list_aliases() -> Response:
     """Returns all aliases, in order of name."""
     read_query(NoQuery)
-    return json_response({"object": "list", "data": select_alias_views(), "has_more": False}, headers=HEADERS)
+    return json_response({"object": "list", "data": select_alias_views(), "has_more": False}, headers=NO_STORE)
 
 
 @bp.post("/api/aliases")

@@ -8,12 +8,10 @@ import msgspec
 from flask import Blueprint
 
 from app.services.bill import MONTH_PATTERN, get_bill_names, select_reconciliation
-from app.web import Response, json_response, matching, one_of, read_query
+from app.web import NO_STORE, Response, json_response, matching, one_of, read_query
 
 bp = Blueprint("bill", __name__)
 
-# It changes with every fetch and every record.
-_HEADERS = {"cache-control": "no-store"}
 
 MonthName = Annotated[str, matching(MONTH_PATTERN, "must be a month such as 2026-11")]
 
@@ -34,4 +32,4 @@ class ReconciliationQuery(msgspec.Struct, frozen=True, kw_only=True):
 def show_reconciliation() -> Response:
     """Returns a month's bill of a provider as it was last fetched, beside the gateway's records, by day and model."""
     query = read_query(ReconciliationQuery)
-    return json_response(select_reconciliation(query.gateway, query.month), headers=_HEADERS)
+    return json_response(select_reconciliation(query.gateway, query.month), headers=NO_STORE)

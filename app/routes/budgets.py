@@ -10,7 +10,7 @@ import msgspec
 from flask import Blueprint, g
 
 from app.errors import BadRequest
-from app.routes.keys import DEFAULT_PAGE_ROWS, HEADERS, Limit, NoQuery, read_json, respond
+from app.routes.keys import DEFAULT_PAGE_ROWS, Limit, NoQuery, read_json, respond
 from app.services.administration import (
     AuditFilter,
     end_budget,
@@ -19,7 +19,7 @@ from app.services.administration import (
     select_budget_page,
     select_budget_state,
 )
-from app.web import Response, json_response, read_query
+from app.web import NO_STORE, Response, json_response, read_query
 
 bp = Blueprint("budgets", __name__)
 
@@ -70,7 +70,7 @@ def list_budgets() -> Response:
     """Returns a page of the budgets that count, with their current periods."""
     query = read_query(BudgetsQuery)
     page = select_budget_page(above=query.above, cursor=query.cursor, limit=query.limit or DEFAULT_PAGE_ROWS)
-    return json_response(page, headers=HEADERS)
+    return json_response(page, headers=NO_STORE)
 
 
 @bp.get("/api/budgets/<int:id>")
@@ -101,4 +101,4 @@ def list_changes() -> Response:
     """Returns a page of changes, newest first."""
     query = read_query(AuditQuery)
     wanted = AuditFilter(query.object, query.actor, query.action, query.start, query.end)
-    return json_response(select_audit_page(wanted, query.cursor, query.limit or DEFAULT_PAGE_ROWS), headers=HEADERS)
+    return json_response(select_audit_page(wanted, query.cursor, query.limit or DEFAULT_PAGE_ROWS), headers=NO_STORE)

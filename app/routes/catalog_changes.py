@@ -21,7 +21,7 @@ from app.services.catalog_memory import (
     select_changes_page,
 )
 from app.services.providers import PROVIDERS
-from app.web import Response, json_response, one_of, read_query
+from app.web import Response, choose_content_type, json_response, one_of, read_query
 
 bp = Blueprint("catalog_changes", __name__)
 
@@ -60,12 +60,6 @@ def list_catalog_changes() -> Response:
     wanted = ChangeFilter(query.since, query.gateway, query.model, query.kinds)
     page = select_changes_page(wanted, query.cursor, query.limit or DEFAULT_PAGE_CHANGES)
     headers = {"cache-control": "no-cache", "vary": "accept"}
-    if _get_content_type(query) == _JSON:
+    if choose_content_type(query.format, _FORMATS) == _JSON:
         return json_response(page, headers=headers)
     return Response(encode_feed(page, request.url), content_type=f"{ATOM}; charset=utf-8", headers=headers)
-
-
-def _get_content_type(query: ChangesQuery) -> str:
-    if query.format is not None:
-        return _FORMATS[query.format]
-    return request.accept_mimetypes.best_match([_JSON, ATOM], _JSON)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, g
 
-from app.routes.keys import HEADERS, NoQuery, read_changes, read_json, respond, warn_of_patterns
+from app.routes.keys import NoQuery, read_changes, read_json, respond, warn_of_patterns
 from app.services.administration import (
     GroupChanges,
     LimitChanges,
@@ -17,7 +17,7 @@ from app.services.administration import (
     select_group,
     select_groups,
 )
-from app.web import Response, json_response, read_query
+from app.web import NO_STORE, Response, json_response, read_query
 
 bp = Blueprint("groups", __name__)
 
@@ -26,7 +26,7 @@ bp = Blueprint("groups", __name__)
 def list_groups() -> Response:
     """Returns all groups, by name."""
     read_query(NoQuery)
-    return json_response({"object": "list", "data": select_groups(), "has_more": False}, headers=HEADERS)
+    return json_response({"object": "list", "data": select_groups(), "has_more": False}, headers=NO_STORE)
 
 
 @bp.post("/api/groups")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flask import Blueprint, request
 
-from app.services.health import get_readiness, note_readiness
+from app.services.health import check_readiness, note_readiness
 from app.version import get_version
 from app.web import Response, is_for_operator, json_response
 
@@ -36,7 +36,7 @@ def hello() -> Response:
 def ready() -> Response:
     """Returns whether this process should receive requests (503 if not); for the operator also the state behind it."""
     is_told = is_for_operator()
-    readiness = get_readiness(with_hosts=is_told)
+    readiness = check_readiness(with_hosts=is_told)
     note_readiness(readiness)
     shown = readiness if is_told else {"ready": readiness.ready}
     return json_response(shown, status=200 if readiness.ready else 503)

@@ -7,7 +7,6 @@ from flask import Blueprint, g
 
 from app.routes.keys import (
     DEFAULT_PAGE_ROWS,
-    HEADERS,
     Limit,
     NoQuery,
     read_changes,
@@ -24,7 +23,7 @@ from app.services.administration import (
     select_holder,
     select_holders_page,
 )
-from app.web import Response, json_response, read_query
+from app.web import NO_STORE, Response, json_response, read_query
 
 bp = Blueprint("holders", __name__)
 
@@ -42,7 +41,7 @@ def list_holders() -> Response:
     """Returns a page of holders, by name, with their keys, limits and use."""
     query = read_query(HoldersQuery)
     page = select_holders_page(group=query.group, cursor=query.cursor, limit=query.limit or DEFAULT_PAGE_ROWS)
-    return json_response(page, headers=HEADERS)
+    return json_response(page, headers=NO_STORE)
 
 
 @bp.post("/api/holders")

@@ -19,6 +19,7 @@ from app.services.inference import DryRuns, Exchange, GatewayResponse, Pipeline,
 from app.services.keys import Key
 from app.services.streaming import ClientConnection
 from app.web import (
+    NO_STORE,
     Response,
     decode_body,
     get_authorization,
@@ -58,7 +59,7 @@ def _serve(endpoint: Endpoint) -> Response:
     pipeline, environ, key = get_component(Pipeline), get_environ(), get_state().key
     assert key is not None
     pipeline.refusals.raise_if_too_many(endpoint, key.id)
-    is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _can_keep(pipeline)
+    is_repeatable = "HTTP_IDEMPOTENCY_KEY" in environ and _accept_idempotency_key(pipeline)
     # If a request may be repeated, its answer is wanted even if the client leaves.
     client = ClientConnection(None if is_repeatable else environ.get("gunicorn.socket"))
     policy = pipeline.keys.policies.get(key.holder_id)
@@ -92,8 +93,8 @@ def _serve(endpoint: Endpoint) -> Response:
     return response
 
 
-def _can_keep(pipeline: Pipeline) -> bool:
-    """Returns whether answers are kept for requests with an Idempotency-Key; if not, the caller is told."""
+def _accept_idempotency_key(pipeline: Pipeline) -> bool:
+    """Returns whether answers are kept for requests with an Idempotency-Key; if not, notes it for the caller."""
     # The dashboard sends no key, and answers are encrypted with the key.
     if pipeline.settings.idempotency_hours and get_authorization() is not None:
         return True
@@ -137,7 +138,7 @@ def _run_dry(exchange: Exchange, key: Key) -> Response:
     described = get_component(DryRuns).describe(exchange, read)
     if exchange.policy is not None:
         described = msgspec.structs.replace(described, budgets=select_own_budgets(key))
-    return json_response(described, headers={"cache-control": "no-store", "x-gateway-dry-run": "1"})
+    return json_response(described, headers=NO_STORE | {"x-gateway-dry-run": "1"})
 
 
 def _add_route(endpoint: Endpoint) -> None:

@@ -26,15 +26,13 @@ from app.services.administration import (
 )
 from app.services.models import peek_model_list
 from app.services.providers import PROVIDERS, is_configured
-from app.web import MAX_JSON_BYTES, Response, decode_json, json_response, one_of, read_query
+from app.web import MAX_JSON_BYTES, NO_STORE, Response, decode_json, json_response, one_of, read_query
 
 bp = Blueprint("keys", __name__)
 
 MAX_PAGE_ROWS = 1_000
 DEFAULT_PAGE_ROWS = 100
 
-# Operators' data changes at any time, and some of it is secret.
-HEADERS = {"cache-control": "no-store"}
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_ROWS)]
@@ -107,7 +105,7 @@ def respond(kind: str, data: Any, *, status: int = 200, warnings: list[str] | No
         others: further fields in addition to `data`.
     """
     body = {"object": kind, "data": data, **others} | ({"warnings": warnings} if warnings else {})
-    return json_response(body, status=status, headers=HEADERS)
+    return json_response(body, status=status, headers=NO_STORE)
 
 
 def warn_of_patterns(patterns: tuple[str, ...] | UnsetType) -> list[str]:
@@ -138,7 +136,7 @@ def list_keys() -> Response:
         cursor=query.cursor,
         limit=limit,
     )
-    return json_response(page, headers=HEADERS)
+    return json_response(page, headers=NO_STORE)
 
 
 @bp.post("/api/keys")

@@ -5,16 +5,13 @@ from __future__ import annotations
 from flask import Blueprint, g
 
 from app.services.administration import select_own_key
-from app.web import Response, json_response
+from app.web import NO_STORE, Response, json_response
 
 bp = Blueprint("own_key", __name__)
-
-# It changes with every request, and only the key may see it.
-_HEADERS = {"cache-control": "no-store"}
 
 
 @bp.get("/v1/key")
 @bp.get("/api/key")
 def show_own_key() -> Response:
     """Returns the limits of the key that asks, what is used of them, and what is left."""
-    return json_response({"data": select_own_key(g.key)}, headers=_HEADERS)
+    return json_response({"data": select_own_key(g.key)}, headers=NO_STORE)

@@ -25,12 +25,9 @@ from app.services.reports import (
     Stats,
     select_stats,
 )
-from app.web import Response, json_response, one_of, read_query
+from app.web import NO_STORE, Response, json_response, one_of, read_query
 
 bp = Blueprint("stats", __name__)
-
-# The numbers are current to the minute, so browsers and proxies must not cache them.
-_HEADERS = {"cache-control": "no-store"}
 
 
 class StatsQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +102,7 @@ def show_stats(gateway: str) -> Response:
         split_by=_choose_split(query, owned),
     )
     body = StatsBody(timestamp=datetime.now(UTC), data=data)
-    return json_response(body, headers=_HEADERS)
+    return json_response(body, headers=NO_STORE)
 
 
 def _raise_if_contradictory(query: StatsQuery) -> None:

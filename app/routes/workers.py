@@ -6,12 +6,9 @@ import msgspec
 from flask import Blueprint
 
 from app.services.health import select_workers_report
-from app.web import Response, json_response, read_query
+from app.web import NO_STORE, Response, json_response, read_query
 
 bp = Blueprint("workers", __name__)
-
-# It changes every second.
-_HEADERS = {"cache-control": "no-store"}
 
 
 class NoQuery(msgspec.Struct, frozen=True):
@@ -22,4 +19,4 @@ class NoQuery(msgspec.Struct, frozen=True):
 def list_workers() -> Response:
     """Returns the workers that live, what each says of itself, and the circuit breakers that are open anywhere."""
     read_query(NoQuery)
-    return json_response(select_workers_report(), headers=_HEADERS)
+    return json_response(select_workers_report(), headers=NO_STORE)

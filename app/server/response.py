@@ -39,7 +39,7 @@ _NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
 
 # Each key with limits has its own headers, which are replaced now and then.
 _MAX_REMEMBERED = 256
-# id of a headers object → the object, and its lines.
+# id of a headers object → the object, and its lines. They depend on no setting, so this needs no Runtime.
 _remembered: dict[int, tuple[Mapping[str, str], str]] = {}
 
 

@@ -31,6 +31,8 @@ RESTART_SIGNAL = signal.Signals(getattr(signal, "SIGRTMIN", signal.SIGTERM))
 SERVES_ON_S = 10.0
 # The interval of checks whether a worker that is not a child process has ended.
 _LOOK_S = 0.1
+# The interval of checks whether a child process has ended, for which a start waits.
+_CHILD_LOOK_S = 0.02
 # Entries of main processes in the file begin with this. A worker's entry is only its start time, and earlier code
 # ignores all other entries.
 _MAIN = "main "
@@ -79,18 +81,32 @@ class Predecessors:
         with suppress(OSError):
             os.utime(self._path)
 
+    def tell_until_end(self, child: int) -> int:
+        """Waits for a child process of a start, and tells them meanwhile; returns the exit code of the process."""
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+            self.tell()
+            time.sleep(_CHILD_LOOK_S)
+        return os.waitstatus_to_exitcode(ended[1])
+
     def retire(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Tells them to drain, or with SIGQUIT to end at once, and leaves nothing to a next start until `note` does."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # A file that cannot be removed must not prevent a stop.
+            self._path.unlink(missing_ok=True)
         self._killed, self._noted = {}, None
         while self.serving:
-            with suppress(OSError):  # It has ended, and its id may belong to another user's process.
-                os.kill(self.serving.pop(), number)
+            pid = self.serving.pop()
+            if self._lives(pid):
+                with suppress(OSError):  # It has ended this instant.
+                    os.kill(pid, number)
 
     def wait(self, deadline_s: float) -> None:
         """Waits until all have ended, but no longer than until `deadline_s` on the monotonic clock."""
-        while time.monotonic() < deadline_s and any(_read_start(pid) == at for pid, at in self._starts.items()):
+        while time.monotonic() < deadline_s and any(map(self._lives, self._starts)):
             time.sleep(_LOOK_S)
+
+    def _lives(self, pid: int) -> bool:
+        """Returns whether a worker still runs; its id may belong to another process by now."""
+        return _read_start(pid) == self._starts[pid]
 
     def hand_on(self, workers: Collection[int]) -> int:
         """Leaves them and the workers of this process to the next main process; returns how many go on serving.
@@ -116,7 +132,8 @@ class Predecessors:
                 self._path.unlink(missing_ok=True)
 
     def _leave(self, workers: Collection[int], main: dict[int, str]) -> int:
-        left = {pid: started for pid in (*self.serving, *workers) if (started := _read_start(pid)) is not None}
+        left = {pid: self._starts[pid] for pid in self.serving if self._lives(pid)}
+        left |= {pid: started for pid in workers if (started := _read_start(pid)) is not None}
         unfinished = self._path.with_suffix(".new")
         unfinished.write_text(json.dumps(self._killed | main | left))
         unfinished.replace(self._path)
@@ -165,8 +182,8 @@ def set_up_handover(server: Any, predecessors: Predecessors, *, may_hand_over: b
     signal.signal(RESTART_SIGNAL, server.signal)
 
 
-def is_serving_on(worker: Any) -> bool:
-    """Returns whether this worker goes on although its main process has ended; starts its drain in time.
+def drain_if_orphaned(worker: Any) -> bool:
+    """Starts this worker's drain some time after its main process has ended; returns whether it has ended.
 
     A worker calls it once a second.
     """

@@ -20,7 +20,8 @@ def set_up_stop(server: Any, predecessors: Predecessors) -> None:
     """Makes a stop write a line and end all workers at the socket, including those of earlier main processes.
 
     A worker also gets SIGTERM when another one replaces it. So before a stop `server.gateway_stops[0]` becomes 1, in
-    memory that all workers of this process share.
+    memory that this process shares with the workers that it has started since its last reload. Workers from before a
+    reload or a restart do not see it: they are being replaced anyway, and drain as if others served.
 
     Args:
         server: gunicorn's arbiter.
@@ -57,8 +58,9 @@ def stop_while_checking(server: Any, check: int) -> None:
     """
 
     def halt(number: int, frame: FrameType | None) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(check, signal.SIGKILL)
+        with suppress(ChildProcessError):  # Its end was waited for, and its id may belong to another process by now.
+            if os.waitpid(check, os.WNOHANG)[0] == 0:
+                os.kill(check, signal.SIGKILL)
         server.halt()
 
     for number in (signal.SIGTERM, signal.SIGINT):

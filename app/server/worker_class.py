@@ -32,7 +32,7 @@ from app.config import Settings
 from app.server.request_head import ConnectionParser, create
 from app.server.request_reading import PacedUnreader, discard_unread_body, read_directly
 from app.server.response import BufferedResponse, find_path, refused_path, write_error
-from app.server.restart import is_serving_on
+from app.server.restart import drain_if_orphaned
 
 # How long after the stop signal an idle connection may still bring a request; its response has "Connection: close". A
 # proxy that has just chosen the connection needs milliseconds.
@@ -231,7 +231,7 @@ class GatewayWorker(GeventWorker):  # type: ignore[misc]
 
         gunicorn calls it once a second, even while the worker stops.
         """
-        if not is_serving_on(self):
+        if not drain_if_orphaned(self):
             super().notify()
         now_s = time.monotonic()
         self._end_idle_waits([wait for wait in self._idle if wait.ends_s <= now_s])

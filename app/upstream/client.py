@@ -18,7 +18,7 @@ from app.logs import log_event
 from app.upstream.adapter import UpstreamAdapter, UpstreamRequest
 from app.upstream.errors import make_response_error, make_send_error, make_unreadable_error
 from app.upstream.http1 import USER_AGENT
-from app.upstream.response import MAX_RESPONSE_BYTES, Response
+from app.upstream.response import Response
 
 # Error bodies are short, and one that arrives slowly is not worth waiting for.
 _MAX_ERROR_BYTES = 64 << 10
@@ -117,7 +117,6 @@ class UpstreamClient:
         *,
         body: bytes | None = None,
         timeout_s: float = 20.0,
-        max_bytes: int = MAX_RESPONSE_BYTES,
     ) -> Any:
         """Fetches a document and returns it decoded; its texts can be written as UTF-8 (see `decode_as_text`).
 
@@ -126,7 +125,6 @@ class UpstreamClient:
             params: the query.
             body: a JSON query, sent with POST; None for GET.
             timeout_s: how long the whole response may take, in seconds.
-            max_bytes: the largest size to accept.
 
         Raises:
             UpstreamError: as for `post`, or the body is incomplete, too large or not JSON.
@@ -142,7 +140,7 @@ class UpstreamClient:
         if body is not None:
             headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
         response = self._send("GET" if body is None else "POST", url, headers, body, first_byte_timeout_s=timeout_s)
-        content = response.read(idle_timeout_s=timeout_s, deadline_s=deadline_s, max_bytes=max_bytes)
+        content = response.read(idle_timeout_s=timeout_s, deadline_s=deadline_s)
         try:
             return decode_as_text(content)
         except ValueError as error:

@@ -22,13 +22,13 @@ from app.web.hooks import get_early_request_id, set_up_http, use_request_id
 from app.web.json_body import MAX_BYTES as MAX_JSON_BYTES
 from app.web.json_body import decode_json
 from app.web.query import matching, one_of, read_query
-from app.web.responses import conditional_response, json_response
+from app.web.responses import NO_STORE, choose_content_type, conditional_response, json_response
 
 # fmt: off
 __all__ = [
-    "CHECKS", "MAX_JSON_BYTES", "Access", "Application", "Response", "conditional_response", "decode_body",
-    "decode_json", "get_authorization", "get_client_address", "get_content_length", "get_early_request_id",
-    "get_environ", "get_state", "is_for_operator", "json_response", "matching", "one_of", "raise_if_unsupported",
-    "read_query", "set_up_http", "use_errors_below", "use_request_id",
+    "CHECKS", "MAX_JSON_BYTES", "NO_STORE", "Access", "Application", "Response", "choose_content_type",
+    "conditional_response", "decode_body", "decode_json", "get_authorization", "get_client_address",
+    "get_content_length", "get_early_request_id", "get_environ", "get_state", "is_for_operator", "json_response",
+    "matching", "one_of", "raise_if_unsupported", "read_query", "set_up_http", "use_errors_below", "use_request_id",
 ]
 # fmt: on

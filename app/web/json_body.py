@@ -48,7 +48,7 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     try:
         decoded = msgspec.json.decode(content or b"{}", type=kind)
         # Parsed again, because msgspec keeps the last of several equal keys, and the database cannot store NUL.
-        json.loads(content or b"{}", object_pairs_hook=_validate_pairs)
+        json.loads(content or b"{}", object_pairs_hook=_raise_if_unusable)
     except msgspec.ValidationError as error:
         raise _make_error(kind, str(error)) from None
     except RecursionError:
@@ -61,7 +61,7 @@ def decode_json(content: bytes, kind: type[Kind]) -> Kind:
     return decoded
 
 
-def _validate_pairs(pairs: list[tuple[str, Any]]) -> None:
+def _raise_if_unusable(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, value in pairs:
         if name in seen:

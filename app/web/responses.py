@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,10 @@ from app.web.application import Response
 
 # Costs are JSON numbers, like counts, and keep all their digits. Prices of the catalog are strings already.
 _encode = msgspec.json.Encoder(decimal_format="number").encode
+
+# The header of responses that no browser or proxy may keep, because they change all the time or only their caller may
+# see them.
+NO_STORE = {"cache-control": "no-store"}
 
 # Clients may keep a response but must ask each time whether it is current, which costs a 304 without a body.
 _CACHE_CONTROL = "no-cache"
@@ -52,6 +57,19 @@ def conditional_response(representation: Representation) -> Response:
         headers["content-encoding"] = "gzip"
     body = representation.get_gzipped() if use_gzip else representation.body
     return Response(body, content_type="application/json", headers=headers)
+
+
+def choose_content_type(asked: str | None, formats: Mapping[str, str]) -> str:
+    """Returns the content type of a response that has several forms; the caller adds `vary: accept`.
+
+    Args:
+        asked: the query's `format`, a key of `formats`, which takes precedence over the Accept header; None without it.
+        formats: word for the query → content type, with `json`, which is the default.
+    """
+    if asked is not None:
+        return formats[asked]
+    default = formats["json"]
+    return request.accept_mimetypes.best_match([default, *formats.values()], default)
 
 
 def _client_has(etag: str) -> bool:

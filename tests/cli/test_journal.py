@@ -17,7 +17,7 @@ from app.db import get_engine
 from app.db.workers import Registration, upsert_seen
 from app.runtime import use_settings
 from app.services.administration import AuditFilter, select_audit_page
-from app.services.health import Readiness, get_readiness
+from app.services.health import Readiness, check_readiness
 from tests.support.activity_tables import ActivityTables, journal_directories
 from tests.support.gateway import base_settings
 from tests.support.recording_process import RecordingProcess
@@ -77,10 +77,10 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     (directory,) = far.iterdir()
     see("b" * 32, "near", "/journal", seconds=5)
     see("c" * 32, "slow", "/journal", seconds=60)
-    readiness = get_readiness(with_hosts=True)
+    readiness = check_readiness(with_hosts=True)
     assert find_hosts(readiness) == {"far": "gone", "slow": "silent", "near": "live"}
     assert readiness.ready and f"{far} of far (at least 0)" in readiness.problems["hosts"]
-    assert get_readiness().hosts is None, "nobody but operators asks for them"
+    assert check_readiness().hosts is None, "nobody but operators asks for them"
     lines = run("list", str(far)).output.splitlines()
     assert lines[1].split()[:2] == ["far", "gone"] and lines[1].endswith(str(far))
     assert lines[-1].split()[:3] == [directory.name, "left", "23"]
@@ -96,7 +96,7 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     tables = ActivityTables(database_url)
     assert len(tables.outcomes()) == 23 and tables.check_balance()["started"] == 23
     assert audited("journal.adopt") == [(f"journal:{copy}", {directory.name: {"delivered": 23, "lost": 3}})]
-    assert find_hosts(get_readiness(with_hosts=True)).keys() == {"slow", "near"} and list(copy.iterdir()) == []
+    assert find_hosts(check_readiness(with_hosts=True)).keys() == {"slow", "near"} and list(copy.iterdir()) == []
 
     # The host comes back after all, with records that were adopted already.
     again = run("adopt", str(far / directory.name))
@@ -121,7 +121,7 @@ def test_the_journals_of_a_host_are_written_off(run: Run, far: Path) -> None:
     done = run("write-off", "far", "--yes")
     assert done.exit_code == 0 and "2 workers of far. At least 0" in done.output
     assert audited("journal.write_off") == [("host:far", {"requests": {directory.name: 0, "d" * 32: 0}})]
-    readiness = get_readiness(with_hosts=True)
+    readiness = check_readiness(with_hosts=True)
     assert find_hosts(readiness) == {"far": "live"} and "hosts" not in readiness.problems
 
 

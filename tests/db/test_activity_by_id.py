@@ -17,6 +17,9 @@ from tests.db.rows import NOON, Row, insert_rows, make_row
 
 DAYS, ROWS_PER_DAY = 4, 300
 
+# A caller may send any id. The time in this one is later than the last date of Python.
+_AFTER_ALL_DATES = UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")
+
 
 def make_request_id(number: int) -> str:
     """Returns the id that the gateway would make for a request that began `number` minutes after NOON."""
@@ -48,6 +51,7 @@ def test_the_gateways_own_id_is_searched_in_two_seconds_of_one_day(engine: Engin
         found = select_activity_by_request_id(connection, UUID(wanted["request_id"]), None)
         assert [row["started_at"] for row in found] == [wanted["started_at"]]
         assert select_activity_by_request_id(connection, UUID(wanted["request_id"]), "another key") == []
+        assert select_activity_by_request_id(connection, _AFTER_ALL_DATES, None) == []
         plan = _explain(connection, statements[0])
     assert "Seq Scan" not in plan and plan.count("Index Scan") == 1
 

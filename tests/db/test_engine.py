@@ -122,7 +122,8 @@ from gevent import monkey; monkey.patch_all()
 from psycogreen.gevent import patch_psycopg; patch_psycopg()
 import sys
 from sqlalchemy import text
-from app.db import DatabaseTimeout, create_engine_for, time_limit
+from app.db import create_engine_for, time_limit
+from app.db.errors import DatabaseTimeout
 
 engine = create_engine_for(sys.argv[1])
 def answers(seconds):

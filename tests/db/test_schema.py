@@ -26,7 +26,7 @@ from app.db.schema import (
     select_schema_state_of,
     upgrade_schema,
 )
-from app.dev.postgres import get_binaries
+from app.dev.postgres import find_binaries
 from tests.db.rows import encode, make_row
 from tests.support.postgres import Postgres
 from tests.support.soak import soak_only
@@ -143,7 +143,7 @@ def _dump(url: str) -> str:
     """Returns the schema as SQL, without the partitions and without the lines that change from dump to dump."""
     name, _, host = url.rpartition("/")[2].partition("?host=")
     patterns = ["activity_p*", "*_minute", "*_hour", "*_day", "alembic_version"]
-    command = [str(get_binaries() / "pg_dump"), "--schema-only", "--username=postgres", f"--host={unquote(host)}"]
+    command = [str(find_binaries() / "pg_dump"), "--schema-only", "--username=postgres", f"--host={unquote(host)}"]
     command += [f"--exclude-table={pattern}" for pattern in patterns]
     sql = subprocess.run([*command, name], check=True, capture_output=True, text=True).stdout
     kept = [line for line in sql.splitlines() if line and not re.match(r"--|\\(un)?restrict|SET ", line)]

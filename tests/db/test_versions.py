@@ -30,7 +30,7 @@ LEAST = LEAST_VERSION // 10_000
 def test_the_pages_name_the_least_version_and_that_of_the_wheel() -> None:
     page = (ROOT / "docs/deploy.md").read_text()
     assert [int(version) for version in re.findall(r"PostgreSQL (\d+) or later", page)] == [LEAST]
-    program = embedded.get_binaries() / "postgres"
+    program = embedded.find_binaries() / "postgres"
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     wheel = re.findall(r"brings PostgreSQL (\d+) in a wheel", page)
     assert wheel == re.findall(r"PostgreSQL\) (\d+)", said) and f"tested with {LEAST} and {wheel[0]}" in page
@@ -43,7 +43,7 @@ def test_everything_works_on_another_version(version: int, tmp_path: Path, monke
     if version not in INSTALLED:
         pytest.skip("no other PostgreSQL is installed; on Debian and Ubuntu: apt-get install postgresql")
     assert version >= LEAST
-    monkeypatch.setattr(embedded, "get_binaries", lambda: INSTALLED[version])
+    monkeypatch.setattr(embedded, "find_binaries", lambda: INSTALLED[version])
     with running_postgres() as server:
         assert server.execute("SHOW server_version")[0][0].startswith(f"{version}.")
         server.execute("CREATE DATABASE gateway")

@@ -22,7 +22,8 @@ from app.config import ROOT, SettingsError, load_settings
 from app.db import get_engine
 from app.runtime import Runtime, get_component, get_settings, use_settings
 from app.services.limits import BudgetWarning, Limits, Subject
-from app.services.webhook import Webhook, make_warning_message, messages, sending, sign, start_webhook
+from app.services.webhook import Webhook, messages, sending, start_webhook
+from app.services.webhook.messages import make_warning_message, sign
 from tests.support.answers import json_answer, redirect
 from tests.support.postgres import Postgres
 from tests.support.scripted_upstream import ScriptedUpstream, refused_address, unanswered_address

@@ -192,7 +192,7 @@ def process_error(content: bytes) -> None:
 def process_stream(content: bytes, *, collects: bool = False) -> None:
     """Processes a stream like the gateway, except for its two sockets."""
     collector = ChatCollector() if collects else None
-    reader = EventReader(CHAT, "Fireworks", show_usage=True, collector=collector)
+    reader = EventReader(CHAT, "Fireworks", key_setting="KEY", show_usage=True, collector=collector)
     with suppress(UpstreamCut, ProtocolError):
         body = receive(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + content).body
         while not reader.is_over and (payload := body.receive(60)):

@@ -53,7 +53,7 @@ class Source:
         self.settled: list[Any] = []
         self._ours, self._served = ours, served
         body: Any = SimpleNamespace(take=self._take, is_between_chunks=True)
-        reader = EventReader(CHAT, "Fireworks", show_usage=False)
+        reader = EventReader(CHAT, "Fireworks", key_setting="KEY", show_usage=False)
         reader.read(USUAL, 0.0)
         passage: Any = make_passage(body, reader, served.fileno(), self._keep, load_settings({}))
         assert passage(b"") is True

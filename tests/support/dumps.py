@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from urllib.parse import unquote
 
-from app.dev.postgres import get_binaries
+from app.dev.postgres import find_binaries
 
 
 def get_name(url: str) -> str:
@@ -17,4 +17,4 @@ def run_tool(name: str, url: str, *arguments: str) -> None:
     """Runs a tool of PostgreSQL on the database of an address."""
     database, host = get_name(url), url.partition("?host=")[2]
     options = ["--username=postgres", f"--host={unquote(host)}", f"--dbname={database}"]
-    subprocess.run([str(get_binaries() / name), *options, *arguments], check=True)
+    subprocess.run([str(find_binaries() / name), *options, *arguments], check=True)

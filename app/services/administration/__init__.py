@@ -2,7 +2,7 @@
 
 Every change is one transaction that includes its row in the audit. Commands and routes call the same functions.
 keys.py, holders.py, groups.py, gateway.py   objects with limits; key_lists.py, holder_lists.py find, views.py shows
-changes.py, limits.py   possible changes, and how they are made; terms.py reads budgets, patterns.py warns, ids.py
+changes.py, limits.py   possible changes, and how they are made; terms.py reads budgets, patterns.py warns
 budgets.py, states.py   budgets and their state; earlier.py begins new ones; leases.py has the draws of workers
 own_key.py   a key's view of itself   audit.py   all changes   journals.py, ledger.py   after lost hosts, restores
 """

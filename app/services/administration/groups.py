@@ -18,7 +18,6 @@ from app.db.subjects import (
 from app.errors import NotFound
 from app.services.administration.audit import record_change
 from app.services.administration.changes import GroupChanges, NewGroup
-from app.services.administration.ids import make_id
 from app.services.administration.limits import (
     apply_limits,
     describe_subject,
@@ -26,6 +25,7 @@ from app.services.administration.limits import (
     validate_name,
 )
 from app.services.administration.views import GroupView, raise_if_group_is_used, select_limits
+from app.services.keys import make_id
 
 
 def create_group(actor: str, wanted: NewGroup) -> GroupView:

@@ -15,9 +15,9 @@ from app.services.administration.audit import record_change
 from app.services.administration.changes import HolderChanges
 from app.services.administration.groups import find_group
 from app.services.administration.holder_lists import find_holder, make_holder_view
-from app.services.administration.ids import make_id
 from app.services.administration.limits import apply_limits, describe_subject, make_name_conflict, validate_name
 from app.services.administration.views import HolderView
+from app.services.keys import make_id
 
 
 class NewHolder(HolderChanges, frozen=True, kw_only=True, forbid_unknown_fields=True):

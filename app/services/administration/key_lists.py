@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 import msgspec
 
-from app.cursors import decode_cursor, encode_cursor
+from app.cursors import decode_cursor, decode_time, encode_cursor, encode_time
 from app.db import Connection, read_connection
 from app.db.keys import KEY_STATES as KEY_STATES
 from app.db.keys import KeyRow, select_key, select_key_names, select_key_page, select_keys
@@ -22,7 +22,6 @@ from app.services.keys import OPERATOR_KEY, PREFIX
 
 # The microseconds since the epoch of `created_at`; the id follows.
 _CURSOR = struct.Struct(">q")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,9 +150,8 @@ def _read_place(content: bytes) -> tuple[datetime, str]:
     id = content[_CURSOR.size :].decode("ascii")
     if not id.isalnum():
         raise ValueError("ids have letters and digits only")
-    return _EPOCH + timedelta(microseconds=microseconds), id
+    return decode_time(microseconds), id
 
 
 def _make_cursor(row: KeyRow) -> str:
-    microseconds = (row.created_at - _EPOCH) // timedelta(microseconds=1)
-    return encode_cursor(_CURSOR.pack(microseconds) + row.id.encode())
+    return encode_cursor(_CURSOR.pack(encode_time(row.created_at)) + row.id.encode())

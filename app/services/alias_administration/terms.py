@@ -13,8 +13,8 @@ from msgspec import UNSET, UnsetType
 from app.config import MAX_NAME_CHARACTERS
 from app.errors import BadRequest
 from app.services.aliases import AliasTarget, Sort, split_target
-from app.services.endpoints import ENDPOINTS
-from app.services.inference import validate_field
+from app.services.endpoints import ENDPOINTS, OUTPUT_FIELDS, SORT_SUFFIXES
+from app.services.inference import raise_if_field_is_invalid
 from app.services.models import ALIAS_PREFIX
 from app.services.providers import PROVIDERS
 
@@ -29,9 +29,6 @@ _PART = r"[a-z0-9][a-z0-9._:+-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
 # More than any model writes. Limits reserve the output that an override allows, so a larger one would use up budgets.
 _MOST_OUTPUT_TOKENS = 10_000_000
-_OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
-# Suffixes of a model name in a request that choose among providers.
-_SUFFIXES = (":floor", ":nitro")
 
 # Fields for the question, its receiver and the form of the answer. An override of these would answer another question.
 _NOT_OVERRIDDEN = {
@@ -86,10 +83,10 @@ def validate_alias_name(name: str) -> str:
     if owner is not None or lower.partition("/")[0] in PROVIDERS or lower.startswith(ALIAS_PREFIX):
         whose = f"a model of {owner.title}" if owner is not None else f"what begins with {lower.partition('/')[0]}/"
         raise _refuse(f"{name!r} has the form of {whose}. Choose another name for the alias.", "name")
-    if lower.endswith(_SUFFIXES):
+    if lower.endswith(tuple(SORT_SUFFIXES)):
         raise _refuse(
-            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), which an alias name must not have. Choose"
-            " another name for the alias.",
+            f"{name!r} ends in a routing suffix ({' or '.join(SORT_SUFFIXES)}), which an alias name must not have."
+            " Choose another name for the alias.",
             "name",
         )
     return lower
@@ -136,10 +133,10 @@ def _validate_target_name(name: str, aliases: Collection[str]) -> str:
         )
     if name.lower() in aliases:
         raise _refuse(f"{name!r} is an alias itself. Name the models that it stands for.", "targets")
-    if name.lower().endswith(_SUFFIXES):
+    if name.lower().endswith(tuple(SORT_SUFFIXES)):
         raise _refuse(
-            f"{name!r} ends in a routing suffix ({' or '.join(_SUFFIXES)}), and a target names its provider already."
-            " Leave it out, or give the alias a sort.",
+            f"{name!r} ends in a routing suffix ({' or '.join(SORT_SUFFIXES)}), and a target names its provider"
+            " already. Leave it out, or give the alias a sort.",
             "targets",
         )
     split = split_target(name)
@@ -190,7 +187,7 @@ def validate_overrides(overrides: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             raise _refuse(f"The override of {name!r} is null. Leave the field out.", f"overrides.{name}")
         _raise_if_override_fits_none(name, value)
-        if name in _OUTPUT_FIELDS and not 1 <= value <= _MOST_OUTPUT_TOKENS:
+        if name in OUTPUT_FIELDS and not 1 <= value <= _MOST_OUTPUT_TOKENS:
             raise _refuse(
                 f"In overrides, {name} must be a whole number from 1 to {_MOST_OUTPUT_TOKENS:,}.", f"overrides.{name}"
             )
@@ -214,7 +211,7 @@ def _raise_if_override_fits_none(name: str, value: Any) -> None:
         if name not in kind.__struct_fields__:
             continue
         try:
-            validate_field(kind, name, value)
+            raise_if_field_is_invalid(kind, name, value)
         except BadRequest as error:
             refusal = refusal or error
         else:

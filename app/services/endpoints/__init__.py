@@ -13,10 +13,10 @@ embeddings.py       embeddings (vectors.py); rerank.py: ranking; stream_summary.
 """
 
 from app.services.endpoints.chat import CHAT
+from app.services.endpoints.choices import OUTPUT_FIELDS
 from app.services.endpoints.endpoint import (
     Collector,
     Endpoint,
-    ErrorShape,
     EventKind,
     InferenceBody,
     RepairedEvent,
@@ -25,15 +25,15 @@ from app.services.endpoints.endpoint import (
 )
 from app.services.endpoints.messages import estimate_message_tokens
 from app.services.endpoints.messages_body import CountTokensBody
-from app.services.endpoints.provider_choice import MAX_PROVIDER_NAMES, MaxPrice, ProviderChoice, Sort
+from app.services.endpoints.provider_choice import MAX_PROVIDER_NAMES, SORT_SUFFIXES, MaxPrice, ProviderChoice, Sort
 from app.services.endpoints.registry import ENDPOINTS, find_error_shape
 from app.services.endpoints.roles import replace_developer_role
 from app.services.endpoints.stream_summary import ResponseSummary, StreamSummary, Usage
 from app.services.endpoints.translation import EventWriter, Translated
 
 __all__ = [
-    "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "Collector", "CountTokensBody", "Endpoint", "ErrorShape", "EventKind",
-    "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent", "ResponseSummary", "Sort",
-    "StreamProtocol", "StreamSummary", "Translated", "Usage", "estimate_message_tokens", "find_error_shape",
-    "make_parameter_error", "replace_developer_role",
+    "CHAT", "ENDPOINTS", "MAX_PROVIDER_NAMES", "OUTPUT_FIELDS", "SORT_SUFFIXES", "Collector", "CountTokensBody",
+    "Endpoint", "EventKind", "EventWriter", "InferenceBody", "MaxPrice", "ProviderChoice", "RepairedEvent",
+    "ResponseSummary", "Sort", "StreamProtocol", "StreamSummary", "Translated", "Usage", "estimate_message_tokens",
+    "find_error_shape", "make_parameter_error", "replace_developer_role",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from app.lenient_json import encode
@@ -24,7 +24,16 @@ def make_chat_events(completion: dict[str, Any]) -> bytes:
     Raises:
         ValueError: the completion is nested too deeply.
     """
-    return b"".join(b"data: %b\n\n" % encode(chunk) for chunk in _make_chunks(completion)) + b"data: [DONE]\n\n"
+    return encode_chunks(_make_chunks(completion))
+
+
+def encode_chunks(chunks: Iterable[dict[str, Any]]) -> bytes:
+    """Returns chunks as the events of a whole stream, which ends with the end marker.
+
+    Raises:
+        ValueError: a chunk is nested too deeply.
+    """
+    return b"".join(b"data: %b\n\n" % encode(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
 
 
 def _make_chunks(completion: dict[str, Any]) -> Iterator[dict[str, Any]]:

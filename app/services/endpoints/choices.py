@@ -17,6 +17,9 @@ MAX_CHOICES = 1_000
 # The reason if a provider gives none; a failed chunk of a stream has the same one.
 _FAILED = {"message": 'the generation failed with finish_reason "error"'}
 
+# The client's fields for the output limit. If a body has both, only the greater one counts.
+OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
+
 Choice = dict[str, Any]
 
 

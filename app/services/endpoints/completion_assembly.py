@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.errors import UpstreamCut
-from app.lenient_json import decode_leniently, encode
+from app.lenient_json import decode_leniently
+from app.services.endpoints.chat_events import encode_chunks
 from app.services.endpoints.deltas import as_index, finish, merge
 
 # Fields of a choice that are complete in one chunk. All others grow: the text, the logprobs, the token ids.
@@ -77,7 +78,7 @@ def make_completion_events(completion: dict[str, Any]) -> bytes:
     Raises:
         ValueError: the completion is nested too deeply.
     """
-    return b"".join(b"data: %b\n\n" % encode(chunk) for chunk in _make_chunks(completion)) + b"data: [DONE]\n\n"
+    return encode_chunks(_make_chunks(completion))
 
 
 def _make_chunks(completion: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,9 @@ from msgspec import Meta
 # The criteria for comparing providers of one model; the least price and latency and the greatest throughput are best.
 Sort = Literal["price", "latency", "throughput"]
 
+# Suffixes of a model's name that set the order of its providers, as at OpenRouter.
+SORT_SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
+
 _Usd = Annotated[float, Meta(ge=0)]
 
 # The most names in `order`, `only` and `ignore`; it bounds what a request makes the gateway remember.

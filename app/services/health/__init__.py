@@ -7,14 +7,13 @@ settings_report.py  the settings, without secrets
 workers.py    the state of this worker for the registry, and the report on all workers
 """
 
-from app.services.health.checks import CHECKS, Finding, check_database, explain_database_error
+from app.services.health.checks import CHECKS, check_database, explain_database_error
 from app.services.health.gauges import start_gauges
-from app.services.health.readiness import Readiness, get_readiness, note_readiness
+from app.services.health.readiness import Readiness, check_readiness, note_readiness
 from app.services.health.settings_report import get_setting_reports
 from app.services.health.workers import Workers, encode_worker_state, select_workers_report
 
 __all__ = [
-    "CHECKS", "Finding", "Readiness", "Workers", "check_database",
-    "encode_worker_state", "explain_database_error", "get_readiness", "get_setting_reports", "note_readiness",
-    "select_workers_report", "start_gauges",
+    "CHECKS", "Readiness", "Workers", "check_database", "check_readiness", "encode_worker_state",
+    "explain_database_error", "get_setting_reports", "note_readiness", "select_workers_report", "start_gauges",
 ]  # fmt: skip

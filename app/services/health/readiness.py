@@ -45,7 +45,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
     hosts: list[HostReport] | None
 
 
-def get_readiness(*, with_hosts: bool = False) -> Readiness:
+def check_readiness(*, with_hosts: bool = False) -> Readiness:
     """Returns the state of this process, from the checks for `/ready`.
 
     Args:

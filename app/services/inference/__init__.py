@@ -9,7 +9,7 @@ dispatch.py         tries at one target             reception.py    a whole resp
 target_selection.py the target, and the next ones; fallback.py: after which failures; attempts.py: their records
 circuit_breaker.py  failing fast (open_breakers.py) account_probe.py  is the account refused, or a model?
 dry_run.py          describes the outcome of a request   once.py   requests with an Idempotency-Key
-cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record; repetition.py: retries
+cancellation.py     disconnect, deadline, drain     metering.py     usage, cost, errors → record; retry_digest.py
 token_count.py, known_fields.py  a request's tokens, and fields unknown to its target; tracing.py: its trace
 limited.py          a request under limits; ceiling.py: its cost at most; billing.py: that of a failure; output_limit.py
 """
@@ -30,10 +30,10 @@ from app.services.inference.pipeline import GatewayResponse, Pipeline
 from app.services.inference.refusals import write_refusals
 from app.services.inference.token_count import count_message_tokens
 from app.services.inference.tracing import begin_trace
-from app.services.inference.validation import validate_field
+from app.services.inference.validation import raise_if_field_is_invalid
 
 __all__ = [
     "THRESHOLDS", "DryRun", "DryRuns", "Exchange", "GatewayResponse", "OpenBreaker", "Pipeline", "begin_trace",
-    "validate_field", "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker",
-    "get_open_breakers", "get_open_model_breakers", "serve_once", "write_refusals",
+    "count_message_tokens", "count_refused_models", "get_live_requests", "get_open_breaker",
+    "get_open_breakers", "get_open_model_breakers", "raise_if_field_is_invalid", "serve_once", "write_refusals",
 ]  # fmt: skip

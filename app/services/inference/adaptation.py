@@ -119,7 +119,7 @@ def adapt(
     if endpoint.prepare is not None:
         omitted.add_all(endpoint.prepare(adapted))
     applied += _adapt_messages(adapted, support, omitted)
-    headers = _select_headers(target.provider.affinity_headers, get_header, omitted)
+    headers = _pick_headers(target.provider.affinity_headers, get_header, omitted)
     choices = 1 if endpoint.count_choices is None else endpoint.count_choices(adapted)
     stream, show_usage = fields.stream is True or _must_stream(adapted, endpoint, support), False
     stream = stream or (prefers_stream and choices == 1 and adapted.get("n") in _ONE)
@@ -198,7 +198,7 @@ def _adapt_messages(body: dict[str, Any], support: EndpointSupport, omitted: Omi
     return applied
 
 
-def _select_headers(
+def _pick_headers(
     names: Mapping[str, str], get_header: Callable[[str], str | None], omitted: Omissions
 ) -> dict[str, str]:
     """Returns the client's headers in `names`, under the provider's names; the first of two with one name counts."""

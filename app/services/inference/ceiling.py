@@ -56,7 +56,9 @@ class _Quote(msgspec.Struct, frozen=True):
     divisor: int
 
 
-# Target id → quote. All requests of a route share its target until a list changes.
+# Target id → quote. All requests of a route share its target until a list changes. It is not in the Runtime, because to
+# find it there takes several calls for each request. A quote holds for its target object only, and targets belong to
+# the routes of one Runtime, so another Runtime, with other prices, never gets it.
 _remembered: dict[int, _Quote] = {}
 
 

@@ -75,7 +75,7 @@ class Dispatcher(Component):
                 )
             except UpstreamError as error:
                 self._record_failure(request.target, key_id, error)
-                if not _prepare_retry(exchange, request.target, error):
+                if not _wait_before_retry(exchange, request.target, error):
                     raise
                 drop_frames(error)
             except BaseException:
@@ -94,7 +94,7 @@ class Dispatcher(Component):
             self._health.record_failure(target, error)
 
 
-def _prepare_retry(exchange: Exchange, target: Target, error: UpstreamError) -> bool:
+def _wait_before_retry(exchange: Exchange, target: Target, error: UpstreamError) -> bool:
     """Records a failed attempt, waits if it is to be repeated, and returns whether it is."""
     attempts, limited = exchange.record.attempts, exchange.limited
     status, code = error.upstream_status, error.code or error.type

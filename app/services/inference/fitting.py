@@ -10,9 +10,8 @@ import math
 from typing import Any
 
 from app.errors import BadRequest
-from app.services.endpoints import Endpoint
+from app.services.endpoints import OUTPUT_FIELDS, Endpoint
 from app.services.inference.omission import Omissions
-from app.services.inference.output_limit import OUTPUT_FIELDS
 from app.services.models import Model, peek_model_list
 from app.services.routing import Target
 

@@ -282,8 +282,8 @@ class LimitedRequest(Reservation):
         most_cost, most_tokens = bound_usage(self.endpoint, self.request, self.received_bytes)
         return max(cost or 0, most_cost), max(tokens or 0, most_tokens)
 
-    def make_headers(self, headers: dict[str, str], provider: Provider, now_s: float) -> None:
-        """Makes the headers about the limits, and renames those about the provider's own limits.
+    def renew_headers(self, headers: dict[str, str], provider: Provider, now_s: float) -> None:
+        """Renews the headers about the limits, and renames those about the provider's own limits.
 
         Args:
             headers: the response headers so far; changed in place.

@@ -6,12 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import BadRequest
-from app.services.endpoints import Endpoint
+from app.services.endpoints import OUTPUT_FIELDS, Endpoint
 from app.services.models import peek_model_list
 from app.services.routing import Target
-
-# Only the greater of the two counts, as in `Endpoint.get_output_bound`.
-OUTPUT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
 def remove_replaced(body: dict[str, Any], overrides: Mapping[str, Any]) -> list[str]:

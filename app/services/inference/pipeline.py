@@ -39,8 +39,8 @@ from app.services.inference.reception import (
     receive_unless_stream,
 )
 from app.services.inference.refusals import Refusals
-from app.services.inference.repetition import note_repetition
 from app.services.inference.response_headers import make_response_headers
+from app.services.inference.retry_digest import note_retry_digest
 from app.services.inference.target_selection import TargetSelection
 from app.services.inference.validation import validate_body
 from app.services.keys import KeySnapshot
@@ -131,7 +131,7 @@ class Pipeline(Component):
         """Returns the client's body and its documented fields, checked; translates it if the endpoint needs that."""
         content, record = read_body(), exchange.record
         if record.client_retry is not None:
-            note_repetition(exchange, content)
+            note_retry_digest(exchange, content)
         body = parse_body(content)
         # Recorded before validation, so that the record of a refused request has these fields too.
         if isinstance(body.get("model"), str):

@@ -45,7 +45,7 @@ def make_response_headers(
     _redact_values(headers)
     now_s = time.monotonic()
     if exchange.limited is not None:
-        exchange.limited.make_headers(headers, provider, now_s)
+        exchange.limited.renew_headers(headers, provider, now_s)
     own_s = now_s - exchange.started_s - upstream_s
     observe_overhead(exchange.record.stream, own_s)
     headers["server-timing"] = f"gateway;dur={own_s * 1000:.2f}, upstream;dur={upstream_s * 1000:.2f}"

@@ -183,7 +183,7 @@ class TargetSelection(Component):
                 fail_response(record, error.code or error.type, time.monotonic() - exchange.attempt_started_s)
             if exchange.limited is not None:
                 exchange.limited.fail_attempt(error)
-        if fallback is None or not _may_follow(exchange, fallback, target, error):
+        if fallback is None or not _keep_possible_targets(exchange, fallback, target, error):
             _name_attempts(exchange, error)
             return None
         fallback.add_failure(target, error)
@@ -199,8 +199,12 @@ class TargetSelection(Component):
         return None
 
 
-def _may_follow(exchange: Exchange, fallback: Fallback, target: Target, error: UpstreamError) -> bool:
-    """Returns whether another target may be tried; after a too long prompt, only one with a larger context."""
+def _keep_possible_targets(exchange: Exchange, fallback: Fallback, target: Target, error: UpstreamError) -> bool:
+    """Keeps only targets that may follow: after a too long prompt, those with a larger context.
+
+    Returns:
+        Whether another target may be tried at all.
+    """
     if error.code == _CONTEXT_CODE:
         fallback.remaining = [other for other in fallback.remaining if _has_larger_context(other, target)]
     elif not is_targets_failure(error):

@@ -171,8 +171,8 @@ def _word_requirement(described: inspect.Type) -> str:
     return words.get(type(described), "be an object")
 
 
-def validate_field(kind: type[InferenceBody], name: str, value: Any) -> None:
-    """Checks one field of a body as `validate_body` would check it.
+def raise_if_field_is_invalid(kind: type[InferenceBody], name: str, value: Any) -> None:
+    """Raises if `validate_body` would refuse one field of a body.
 
     Args:
         kind: the body's type.

@@ -30,7 +30,7 @@ from app.services.journal.segment_format import (
     segment_path,
     write_position,
 )
-from app.services.journal.segment_reader import BATCH_ROWS, Position, Row, SegmentReader
+from app.services.journal.segment_reader import BATCH_ROWS, LOST_ROWS_OFFSET, Position, Row, SegmentReader
 
 # A statement of the dead worker may be executed late, with a version a little above the one in the ledger.
 _VERSION_MARGIN = 1_000_000
@@ -42,19 +42,16 @@ class OrphanDelivery(Delivery):
     Attributes:
         directory: the journal.
         delivered: the number of rows delivered so far.
+        lost: how many of them are of requests that the worker sent to a provider and did not finish.
     """
 
     def __init__(self, runtime: Runtime, directory: Path, lock: int) -> None:
         super().__init__(runtime, directory.name)
         self.directory = directory
         self.delivered = 0
+        self.lost = 0
         self._lock = lock
         self._journal: _OrphanedJournal | None = None
-
-    @property
-    def lost(self) -> int:
-        """The number of requests that the worker sent to a provider and did not finish; 0 before the first batch."""
-        return 0 if self._journal is None else self._journal.lost
 
     def deliver_next(self) -> bool:
         """Delivers the next batch; returns False if there is none.
@@ -117,6 +114,7 @@ class OrphanDelivery(Delivery):
         assert self._journal is not None
         self._journal.mark_delivered(rows)
         self.delivered += len(rows)
+        self.lost += sum(row.end is None for row in rows)
         if rows[-1].end is not None:
             _write_position(self.directory, rows[-1].end)
 
@@ -146,6 +144,11 @@ class _OrphanedJournal:
         self._unshipped = 0
         self._read_segments(directory)
         self.lost = len(self._starts)
+        self._last_segment = max(segment_numbers(directory), default=0)
+        self._delivered_lost = 0
+        if last_line.segment == self._last_segment:
+            # A count suffices: each segment begins with the S lines still needed, in their order.
+            self._mark_lost_delivered(max(0, last_line.byte_offset - LOST_ROWS_OFFSET))
         counters = read_counters(directory)
         self._unrecorded = counters.unrecorded
         accounted = self._final_lines + self.lost + self._unrecorded + last_line.direct
@@ -196,6 +199,8 @@ class _OrphanedJournal:
         """Returns the ledger line that is true once `rows` are in the database."""
         lost = sum(row.end is None for row in rows)
         position = (rows[-1].end if rows else None) or self.reader.position
+        if self._delivered_lost + lost:
+            position = Position(self._last_segment, LOST_ROWS_OFFSET + self._delivered_lost + lost)
         return LedgerLine(
             worker_id=self.last_line.worker_id,
             version=version,
@@ -212,12 +217,16 @@ class _OrphanedJournal:
 
     def mark_delivered(self, rows: Sequence[Row]) -> None:
         """Moves the position past `rows`, the next ones."""
-        if rows[-1].end is not None:
+        if rows[-1].end is None:
+            self._mark_lost_delivered(len(rows))
+        else:
             self._unshipped -= len(rows)
             self.reader.advance(rows[-1].end)
-            return
-        for request_id in list(islice(self._starts, len(rows))):
+
+    def _mark_lost_delivered(self, count: int) -> None:
+        for request_id in list(islice(self._starts, count)):
             del self._starts[request_id]
+        self._delivered_lost += count
 
 
 def _write_position(directory: Path, position: Position) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from app.config import MAX_NAME_CHARACTERS
 from app.db.clock import Clocks
 from app.db.insert_sql import WRITTEN_LATER
+from app.db.request_ids import read_id_time
 from app.db.tables import COST_KINDS, MAX_MS, MAX_TOKENS, OUTCOMES, USAGE_SOURCES, activity
 from app.services.journal.record import LOST_STATUS, MAX_ATTEMPTS
 
@@ -40,8 +41,6 @@ _COLUMNS = [column.name for column in activity.columns if column.name not in _NO
 
 # A number with more digits is out of every range, and the time to read it grows with the square of their number.
 _MAX_DIGITS = 40
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _INT_4, _INT_8 = 2**31 - 1, 2**63 - 1
 
@@ -282,8 +281,7 @@ def _find_time(given: datetime | None, request_id: uuid.UUID | None, clocks: Clo
     """Returns the best estimate of a request's start: by its record, else by its id, corrected by the clock's error."""
     guesses = [given] if given else []
     if request_id is not None and request_id.version == 7:
-        # 48 bits of milliseconds are more than a datetime holds.
-        guesses.append(_EPOCH + timedelta(milliseconds=min(request_id.int >> 80, 10**14)))
+        guesses.append(read_id_time(request_id))
     for guess in guesses:
         for moved in (guess, _move(guess, -clocks.skew)):
             if moved is not None and _FIRST_TIME <= moved < _LAST_TIME:

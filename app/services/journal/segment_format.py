@@ -252,8 +252,9 @@ def read_lines(path: Path, offset: int, limit: int = READ_BYTES) -> Lines:
     return Lines(whole.split(b"\n") if line_feed else [], offset + len(whole) + len(line_feed))
 
 
-def iterate_lines(path: Path, offset: int = 0) -> Iterator[bytes]:
-    """Yields the whole lines of a segment from `offset` on, in constant memory."""
+def iterate_lines(path: Path) -> Iterator[bytes]:
+    """Yields the whole lines of a segment, in constant memory."""
+    offset = 0
     while True:
         read = read_lines(path, offset)
         if not read.lines:

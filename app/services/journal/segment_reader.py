@@ -20,8 +20,17 @@ BATCH_ROWS = 500
 KEPT_SEGMENTS = 1
 
 
+# Beyond the end of any segment; see `Position`. It does not depend on the size of a file, because after a power cut a
+# file may be shorter than the ledger says.
+LOST_ROWS_OFFSET = 1 << 40
+
+
 class Position(NamedTuple):
-    """A position in a journal: byte `offset` of segment number `segment`."""
+    """A position in a journal: byte `offset` of segment number `segment`.
+
+    A dead worker's requests that did not end are delivered after all F lines, in the order of their S lines. Once n of
+    them are delivered, the ledger has offset LOST_ROWS_OFFSET + n of the last segment.
+    """
 
     segment: int
     offset: int

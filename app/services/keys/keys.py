@@ -61,10 +61,17 @@ def make_key(row: KeyRow) -> Key:
 
 def new_key() -> str:
     """Returns a new random key without storing it."""
-    public_id = "".join(secrets.choice(_ALPHABET) for _ in range(_PUBLIC_ID_LENGTH))
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LENGTH))
-    stem = f"{PREFIX}{public_id}_{secret}"
+    stem = f"{PREFIX}{make_id()}_{_draw(_SECRET_LENGTH)}"
     return stem + _checksum(stem)
+
+
+def make_id() -> str:
+    """Returns a new random id: the public id of a key, or the id of a holder or group."""
+    return _draw(_PUBLIC_ID_LENGTH)
+
+
+def _draw(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
 def _checksum(stem: str) -> str:

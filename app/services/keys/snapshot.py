@@ -161,15 +161,15 @@ class KeySnapshot(Component):
         if self._database_up is False:
             log_event("key_refresh_resumed", keys=len(self._keys if content is None else content.keys))
         self._database_up, self._last_error, self._file_error = True, None, None
-        if content is not None and self._is_doubted(content, found.empty):
+        if content is not None and self._apply_if_doubted(content, found.empty):
             return
         self._take(content, asked_s, asked_at, "database")
         self._fingerprint = found.fingerprint
         if self._fingerprint != self._saved_fingerprint or asked_s >= self._save_at_s:
             self._save(asked_s)
 
-    def _is_doubted(self, found: LiveKeys, empty: frozenset[str]) -> bool:
-        """Returns whether the database seems to be half restored; then applies the believed part of its answer."""
+    def _apply_if_doubted(self, found: LiveKeys, empty: frozenset[str]) -> bool:
+        """Applies the believed part of the database's answer if it seems half restored; returns whether it seems so."""
         held, saved = LiveKeys(self._keys, self._subjects, self.policies), None
         if self._source is None and empty:
             with suppress(FileUnusable):  # Keys of an old file do not work, but they prove that there were keys.

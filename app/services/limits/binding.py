@@ -88,7 +88,7 @@ class Binding:
         """Puts back the contents of the purse and refills it; returns False if the pots have too little for that."""
         if self.purse.is_listed:
             self.purse.put_back()
-        if not self.purse.goes_on():
+        if not self.purse.list_if_current():
             self.purse = Purse(self.entry, self.metered, self._purses)
         return self.purse.fill(now_s)
 

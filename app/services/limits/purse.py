@@ -39,7 +39,7 @@ class Purse:
         freed_rate_tokens: their reserved tokens that were not used.
         period_ids: the ids of the budget periods; requests share the list, so it must not change.
         is_listed: whether it will be put back. Before anything is given back to a purse that is not listed, call
-            `goes_on`.
+            `list_if_current`.
         entry, metered: the shares and their lots.
     """
 
@@ -60,8 +60,8 @@ class Purse:
         self.spent_cost = self.spent_tokens = self.largest_cost = self.largest_tokens = 0
         self._lumps = [0] * len(Count)
 
-    def goes_on(self) -> bool:
-        """Returns whether ended requests may still give back to it; if so, lists it to be put back later."""
+    def list_if_current(self) -> bool:
+        """Lists it to be put back later if ended requests may still give back to it; returns whether they may."""
         if any(share.lot is not lot or share.is_watched for share, lot in self.entry + self.metered):
             return False
         self._list()

@@ -156,7 +156,7 @@ class Reservation:
         A mistake in one pot is raised after all others are settled, because a slot that is not freed is lost for good.
         """
         purse = self.purse
-        if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.goes_on()):
+        if purse is not None and purse is self.reserved_of and (purse.is_listed or purse.list_if_current()):
             self.purse = self.reserved_of = None
             cost, tokens, requests, rate_tokens, _ = charge
             purse.slots += 1
@@ -218,12 +218,12 @@ class Reservation:
         """
         binding, now_s = self.binding, time.monotonic()
         if now_s >= binding.headers_until_s:
-            _make_headers(binding, now_s)
+            _renew_headers(binding, now_s)
         return binding.headers
 
 
-def _make_headers(binding: Binding, now_s: float) -> None:
-    """Makes the headers of the next responses. The database's state in them is some seconds old anyway."""
+def _renew_headers(binding: Binding, now_s: float) -> None:
+    """Renews the headers of the next responses. The database's state in them is some seconds old anyway."""
     is_filled = binding.purse.until_s > now_s
     if is_filled:
         binding.purse.put_back()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from app.cursors import decode_cursor, encode_cursor
+from app.cursors import decode_cursor, decode_time, encode_cursor, encode_time
 from app.db import read_connection
 from app.db.activity_pages import ActivityCursor, ActivityFilter, select_activity, select_newer, stream_activity
 from app.db.clock import select_now
@@ -33,7 +33,6 @@ DEFAULT_USAGE_DAYS = 30
 
 # The microseconds since the epoch and the id: 24 bytes, which base64 turns into 32 characters without padding.
 _CURSOR = struct.Struct(">q16s")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ActivityPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,12 +143,11 @@ def select_neighbours(chosen: ActivityFilter, row: dict[str, Any]) -> tuple[UUID
 
 def _read_place(content: bytes) -> ActivityCursor:
     microseconds, request_id = _CURSOR.unpack(content)
-    return ActivityCursor(_EPOCH + timedelta(microseconds=microseconds), UUID(bytes=request_id))
+    return ActivityCursor(decode_time(microseconds), UUID(bytes=request_id))
 
 
 def _make_cursor(place: ActivityCursor) -> str:
-    microseconds = (place.started_at - _EPOCH) // timedelta(microseconds=1)
-    return encode_cursor(_CURSOR.pack(microseconds, place.request_id.bytes))
+    return encode_cursor(_CURSOR.pack(encode_time(place.started_at), place.request_id.bytes))
 
 
 def make_record(row: dict[str, Any]) -> dict[str, Any]:

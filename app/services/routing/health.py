@@ -96,9 +96,10 @@ class TargetHealth(Component):
             targets: at least one, the best first.
             may_probe: False if the target is not tried after all, so that others need not wait for the result.
         """
-        return next((target for target in targets if self._may_try(target, may_probe)), targets[0])
+        return next((target for target in targets if self._admit(target, may_probe)), targets[0])
 
-    def _may_try(self, target: Target, may_probe: bool) -> bool:
+    def _admit(self, target: Target, may_probe: bool) -> bool:
+        """Returns whether a target need not be avoided; notes when it is tried again, and that it is being tried."""
         key, now_s = (target.provider.name, target.model), time.monotonic()
         state = self.states.get(key)
         if state is None:

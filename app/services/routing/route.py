@@ -9,7 +9,7 @@ from app.config import Settings
 from app.errors import BadRequest, GatewayError, NotFound, PermissionDenied
 from app.lenient_json import encode
 from app.services.aliases import Alias, find_alias, split_target
-from app.services.endpoints import Endpoint, ProviderChoice, Sort
+from app.services.endpoints import SORT_SUFFIXES, Endpoint, ProviderChoice, Sort
 from app.services.models import Allows
 from app.services.providers import get_provider
 from app.services.routing.candidates import (
@@ -21,9 +21,6 @@ from app.services.routing.candidates import (
 )
 from app.services.routing.names import make_not_allowed
 from app.services.routing.target import Target
-
-# Suffixes of a model's name that set the order of its providers, as at OpenRouter.
-SUFFIXES: dict[str, Sort] = {":floor": "price", ":nitro": "throughput"}
 
 # A request is never sent to more targets than this. Records keep as many attempts.
 MAX_TARGETS = 10
@@ -197,7 +194,7 @@ class _RouteMaker:
     def _add_alias(self, alias: Alias, sort: Sort | None) -> None:
         """Adds the targets of an alias: in its order, or as one group if they are sorted or weighted."""
         found: list[Target] = []
-        overrides = _select_overrides(alias, self._endpoint)
+        overrides = _pick_overrides(alias, self._endpoint)
         applied = tuple(f"{name}={_show(value)}" for name, value in overrides.items())
         for aliased in alias.targets:
             try:
@@ -242,7 +239,7 @@ class _RouteMaker:
         return Route(_bound(self._groups), self._missing, self._choice)
 
 
-def _select_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
+def _pick_overrides(alias: Alias, endpoint: Endpoint) -> dict[str, Any]:
     """Returns an alias's fields for an endpoint: all if it generates text, else only those that it documents."""
     documented = endpoint.body.__struct_fields__
     return {
@@ -274,7 +271,7 @@ def _bound(groups: Iterable[Group]) -> list[Group]:
 
 
 def _split_suffix(name: str) -> tuple[str, Sort | None]:
-    for suffix, sort in SUFFIXES.items():
+    for suffix, sort in SORT_SUFFIXES.items():
         if name.endswith(suffix) and name != suffix:
             return name.removesuffix(suffix), sort
     return name, None

@@ -77,9 +77,9 @@ class EventReader:
         endpoint: Endpoint,
         provider_title: str,
         *,
+        key_setting: str,
         show_usage: bool,
         collector: Collector | None = None,
-        key_setting: str = "that key",
         writer: EventWriter | None = None,
         choices_expected: int = 1,
     ) -> None:

@@ -99,7 +99,9 @@ def test_a_stream_interleaved_and_cut_in_any_way_has_the_texts_of_the_whole_answ
     drawn: tuple[dict[str, Any], list[dict[str, Any]]], cuts: list[int]
 ) -> None:
     whole, chunks = drawn
-    reader = EventReader(COMPLETIONS, "Provider", show_usage=True, choices_expected=len(whole["choices"]))
+    reader = EventReader(
+        COMPLETIONS, "Provider", key_setting="KEY", show_usage=True, choices_expected=len(whole["choices"])
+    )
     shown = read_in_pieces(reader, make_stream(chunks), cuts)
     assert reader.error is None and reader.summary.is_done and shown.endswith(b"data: [DONE]\n\n")
     events = [parse_strictly(chunk) for chunk in parse(shown)]
@@ -110,7 +112,7 @@ def test_a_stream_interleaved_and_cut_in_any_way_has_the_texts_of_the_whole_answ
 
     assert COMPLETIONS.stream is not None
     collector = COMPLETIONS.stream.make_collector()
-    reader = EventReader(COMPLETIONS, "Provider", show_usage=False, collector=collector)
+    reader = EventReader(COMPLETIONS, "Provider", key_setting="KEY", show_usage=False, collector=collector)
     assert read_in_pieces(reader, make_stream(chunks), cuts) == b"" and reader.error is None
     assert collector.make_response() == whole
 
@@ -131,7 +133,9 @@ def test_a_stream_that_lacks_the_end_of_any_choice_is_not_complete(
             {**chunk, "choices": [choice for choice in chunk["choices"] if choice["index"] != index]}
             for chunk in chunks
         ]
-    reader = EventReader(COMPLETIONS, "Provider", show_usage=True, choices_expected=len(whole["choices"]))
+    reader = EventReader(
+        COMPLETIONS, "Provider", key_setting="KEY", show_usage=True, choices_expected=len(whole["choices"])
+    )
     shown = read_in_pieces(reader, make_stream(chunks), [])
     assert reader.error is not None and b"[DONE]" not in shown and parse(shown)[-1]["error"]["code"] == "upstream_cut"
 
@@ -142,7 +146,9 @@ def test_a_whole_answer_in_place_of_a_stream_becomes_one(
     drawn: tuple[dict[str, Any], list[dict[str, Any]]], cuts: list[int]
 ) -> None:
     whole, _ = drawn
-    reader = EventReader(COMPLETIONS, "Provider", show_usage=True, choices_expected=len(whole["choices"]))
+    reader = EventReader(
+        COMPLETIONS, "Provider", key_setting="KEY", show_usage=True, choices_expected=len(whole["choices"])
+    )
     shown = read_in_pieces(reader, json.dumps(whole).encode(), cuts)
     assert reader.error is None and shown.endswith(b"data: [DONE]\n\n")
     assert COMPLETIONS.stream is not None
@@ -186,7 +192,7 @@ def refuse_constant(name: str) -> None:
 @settings(max_examples=examples(300), deadline=None)
 @given(CHUNKS | VALUES, st.booleans())
 def test_any_json_is_read_and_what_clients_get_is_a_chunk_a_comment_or_an_error(value: Any, ends: bool) -> None:
-    reader = EventReader(COMPLETIONS, "Provider", show_usage=True)
+    reader = EventReader(COMPLETIONS, "Provider", key_setting="KEY", show_usage=True)
     event = b"data: " + json.dumps(value).encode()
     shown = reader.read(event + b"\n\n", 1.0) if ends else reader.read(event, 1.0) + reader.read_end(1.0)
     for block in shown.split(b"\n\n"):

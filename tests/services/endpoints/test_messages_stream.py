@@ -89,7 +89,7 @@ def make_chunks(choices: list[dict[str, Any]], reason: str, usage: dict[str, Any
 def write(chunks: list[Any], *, done: bool = True, size: int = 1_000_000, context: MessagesContext = CONTEXT) -> bytes:
     """Returns the client's stream for a provider's stream that arrives in pieces of `size` bytes."""
     writer = MessagesTranslation().make_writer(context, REQUEST_ID)
-    reader = EventReader(MESSAGES, "Provider", show_usage=False, writer=writer)
+    reader = EventReader(MESSAGES, "Provider", key_setting="KEY", show_usage=False, writer=writer)
     data = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
     data += b"data: [DONE]\n\n" if done else b""
     written = b"".join(reader.read(data[start : start + size], 0.0) for start in range(0, len(data), size))
@@ -239,7 +239,7 @@ def test_arguments_that_nobody_can_read_are_an_error_and_no_call(arguments: str)
 
 def test_a_stream_with_unreadable_arguments_has_failed() -> None:
     writer = MessagesTranslation().make_writer(CONTEXT, REQUEST_ID)
-    reader = EventReader(MESSAGES, "Provider", show_usage=False, writer=writer)
+    reader = EventReader(MESSAGES, "Provider", key_setting="KEY", show_usage=False, writer=writer)
     chunks = make_chunks([{"index": 0, "delta": piece(0, '{"x": ', "a")}], "tool_calls", None)
     reader.read(b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks), 0.0)
     reader.read(b"data: [DONE]\n\n", 0.0)

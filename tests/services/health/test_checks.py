@@ -13,7 +13,7 @@ from msgspec import structs
 from app.config import load_settings
 from app.runtime import get_component, use_settings
 from app.server.preflight import find_boot_problem
-from app.services.health import CHECKS, Readiness, checks, get_readiness
+from app.services.health import CHECKS, Readiness, check_readiness, checks
 from app.services.health.checks import DatabaseState
 from app.services.journal import get_journal_status
 from app.services.keys import snapshot
@@ -34,7 +34,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
         use_settings(load_settings({"DATABASE_URL": AWAY, **settings}))
         journal = structs.replace(get_journal_status(), writable=writable, last_error="OSError: no space left")
         monkeypatch.setattr(checks, "get_journal_status", lambda: journal)
-        return get_readiness()
+        return check_readiness()
 
     yield make
     use_settings(None)
@@ -56,7 +56,7 @@ def test_without_any_key_that_could_work_the_process_is_unready_and_says_why(rea
     for settings, is_ready in [({}, False), ({"GATEWAY_API_KEY": "the-key-of-operators"}, True)]:
         ready(**journal, **settings)
         get_component(KeySnapshot).refresh()
-        readiness = get_readiness()
+        readiness = check_readiness()
         assert readiness.ready is is_ready and not readiness.keys.usable
         assert "the database does not answer" in readiness.problems["keys"]
         assert "keys.snapshot is not used" in readiness.problems["keys"] and "503" in readiness.problems["keys"]
@@ -70,19 +70,19 @@ def test_without_user_keys_nothing_is_said_to_be_too_old_before_it_is(
     get_component(KeySnapshot).refresh()
     postgres.drop_database(url)
     get_component(KeySnapshot).refresh()
-    readiness = get_readiness()
+    readiness = check_readiness()
     problem = readiness.problems["keys"]
     assert readiness.keys.usable and readiness.keys.known == 0 and not readiness.ready
     assert "it had no user key, so user keys get 503" in problem and "too long" not in problem
     monkeypatch.setattr(snapshot, "GRACE_S", 0.0)
-    assert "s ago, which is too long" in get_readiness().problems["keys"]
+    assert "s ago, which is too long" in check_readiness().problems["keys"]
 
 
 def test_a_draining_process_is_not_ready_unless_others_serve_in_its_place(ready: Ready) -> None:
     assert ready().ready
     for replaced in (True, False):
         start_drain(60, replaced=replaced)
-        readiness = get_readiness()
+        readiness = check_readiness()
         assert (readiness.ready, readiness.draining) == (replaced, True)
 
 

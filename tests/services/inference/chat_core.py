@@ -91,7 +91,7 @@ def open_relay(
     outcome = Outcome()
     relay = Relay(
         response,
-        EventReader(CHAT, provider.title, show_usage=show_usage),
+        EventReader(CHAT, provider.title, key_setting="KEY", show_usage=show_usage),
         client=client or ClientConnection(None),
         settings=provider.settings,
         deadline_s=time.monotonic() + total_s,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from app.config import load_settings
 from app.db import create_engine_for
 from app.db.ledger import LedgerLine, select_ledger_line, upsert_ledger
+from app.runtime import get_runtime, use_settings
+from app.services.journal.adoption import AdoptedJournal, adopt_journals
+from app.services.journal.kept import return_directories
+from app.services.journal.orphans import OrphanDelivery
+from app.services.journal.segment_format import lock_directory
 from tests.support.activity_tables import (
     ActivityTables,
     adopt_all,
@@ -20,6 +27,8 @@ from tests.support.activity_tables import (
     wait_until_adopted,
     wait_until_shipped,
 )
+from tests.support.budget_sums import BudgetSums
+from tests.support.gateway import base_settings
 from tests.support.recording_process import RecordingProcess
 from tests.support.soak import FULL, soak_count, soak_only
 from tests.support.waiting import wait_until
@@ -126,6 +135,73 @@ def test_rows_that_are_in_the_database_are_not_shipped_again(tmp_path: Path, dat
     adopt_all(tmp_path, database_url)
     assert ActivityTables(database_url).outcomes() == {}
     assert ActivityTables(database_url).check_balance()["started"] == 500
+
+
+def start_delivery(directory: Path) -> OrphanDelivery:
+    lock = lock_directory(directory)
+    assert lock is not None
+    return OrphanDelivery(get_runtime(), directory, lock)
+
+
+def test_lost_requests_that_are_in_the_database_are_not_counted_again(tmp_path: Path, database_url: str) -> None:
+    tables, sums = ActivityTables(database_url), BudgetSums(database_url)
+    with RecordingProcess(tmp_path, database_url) as process:
+        limits = [{"id": "alice", "kind": "holder", "budgets": [sums.add_budget("1000000")]}]
+        process.ask("limit", limits)
+        process.ask("record", 3)
+        process.ask("hold_reserved", 700, 100)
+        wait_until(lambda: tables.integrity()[0]["in_flight"] == 700, what="the ledger")
+        process.kill()
+    [directory] = journal_directories(tmp_path)
+    copy, kept = tmp_path / directory.name, tmp_path / "journal" / "delivered" / directory.name
+    shutil.copytree(directory, copy)
+    use_settings(load_settings(base_settings(tmp_path, database_url)))
+
+    def check(lost: int) -> None:
+        """Compares the sums, and then forgets the records, as the restore of a dump without them does."""
+        assert tables.check_balance()["in_flight"] == 700 - lost
+        assert tables.integrity()[1]["lost"] == lost
+        [(charged, requests)] = tables.select("SELECT sum(ceiling), sum(requests) FROM budget_charge")
+        assert (charged, requests) == (100 * lost, lost)
+        tables.execute("DELETE FROM activity")
+
+    died = start_delivery(directory)
+    assert died.deliver_next()
+    died.release()
+    check(lost=500)
+    second = start_delivery(directory)
+    while second.deliver_next():
+        pass
+    check(lost=700)
+    assert (second.delivered, second.lost) == (200, 200) and second.finish(keeps=True)
+    # `db reconcile-ledger` does so after the restore of a dump from before the end of the adoption.
+    tables.execute("UPDATE worker SET closed_how = 'reconciled'")
+    assert return_directories(get_runtime()) == 1 and not kept.exists()
+    third = start_delivery(directory)
+    while third.deliver_next():
+        pass
+    check(lost=700)
+    assert third.delivered == 0 and third.finish(keeps=True) and kept.exists()
+    adopted: list[AdoptedJournal] = []
+    adopt_journals(copy, adopted.append)
+    check(lost=700)
+    assert adopted == [AdoptedJournal(worker_id=copy.name, delivered=0, lost=0, is_closed=True)]
+    use_settings(None)
+
+
+def test_a_journal_that_a_power_cut_shortened_has_its_lost_requests(tmp_path: Path, database_url: str) -> None:
+    with RecordingProcess(tmp_path, database_url) as process:
+        held = process.ask("hold", 3)
+        process.ask("record", 30)
+        wait_until_shipped(process)
+        process.kill()
+    [directory] = journal_directories(tmp_path)
+    [segment] = directory.glob("*.journal")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:4]))  # The head and the first requests: less than the ledger says.
+    adopt_all(tmp_path, database_url)
+    outcomes = ActivityTables(database_url).outcomes()
+    assert len(outcomes) == 33 and {one for one in outcomes if outcomes[one] == "lost"} == set(held)
 
 
 def test_a_record_torn_by_the_death_of_its_writer_makes_the_request_lost(tmp_path: Path, database_url: str) -> None:

@@ -15,7 +15,7 @@ from app.db.limit_tables import GATEWAY_ID
 from app.errors import Unavailable
 from app.runtime import Runtime, get_component, use_settings
 from app.services.administration import delete_group, delete_holder
-from app.services.health import get_readiness
+from app.services.health import check_readiness
 from app.services.keys import Key, digest_of, half_restored
 from app.services.keys.live_keys import LiveKeys
 from app.services.keys.lookups import KeyLookups
@@ -138,7 +138,7 @@ def get_problem(worker: Runtime) -> str:
     """Returns the problem with its keys that a worker's `/ready` shows."""
     use_settings(worker.settings)
     get_component(KeySnapshot).refresh()
-    return get_readiness().problems["keys"]
+    return check_readiness().problems["keys"]
 
 
 def test_that_keys_are_gone_is_believed_in_the_end_and_that_their_limits_are_is_not(

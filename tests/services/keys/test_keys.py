@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.services.keys import digest_of, is_well_formed, new_key
+from app.services.keys import digest_of, new_key
+from app.services.keys.keys import is_well_formed
 from tests.support.soak import examples
 
 

@@ -55,7 +55,7 @@ def refuse_constant(name: str) -> None:
 def test_any_json_is_read_and_what_clients_get_is_a_chunk_a_comment_or_an_error(
     value: Any, fields: bytes, ends: bool
 ) -> None:
-    reader = EventReader(CHAT, "Provider", show_usage=True)
+    reader = EventReader(CHAT, "Provider", key_setting="KEY", show_usage=True)
     event = fields + b"data: " + json.dumps(value).encode()
     shown = reader.read(event + b"\n\n", 1.0) if ends else reader.read(event, 1.0) + reader.read_end(1.0)
     for block in shown.split(b"\n\n"):

@@ -108,7 +108,7 @@ def relay(
         head = ResponseHead(200, {}, True, None, True, b"")
         connection: Any = Connection(ours)
         upstream = Response("Fireworks", PooledResponse(head, connection, connection), ())
-        reader = EventReader(CHAT, "Fireworks", show_usage=show_usage)
+        reader = EventReader(CHAT, "Fireworks", key_setting="KEY", show_usage=show_usage)
         deadline_s = time.monotonic() + 60
         stream = Relay(
             upstream,

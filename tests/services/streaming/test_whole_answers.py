@@ -19,7 +19,7 @@ ANSWER: dict[str, Any] = {
 
 
 def make_reader(**more: Any) -> EventReader:
-    return EventReader(CHAT, "Provider", show_usage=False, **more)
+    return EventReader(CHAT, "Provider", key_setting="KEY", show_usage=False, **more)
 
 
 def read_all(reader: EventReader, content: bytes) -> bytes:

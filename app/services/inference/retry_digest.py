@@ -26,7 +26,7 @@ _DIGEST_BYTES = 8
 _KEY_BYTES = 64
 
 
-def note_repetition(exchange: Exchange, content: bytes) -> None:
+def note_retry_digest(exchange: Exchange, content: bytes) -> None:
     """Records the digest of an SDK's request and, of a retry, the client's `User-Agent`.
 
     Args:
