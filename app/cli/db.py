@@ -91,12 +91,13 @@ def check_command() -> None:
 def reconcile_command(close_missing: bool) -> None:
     """Correct the integrity report after a restore.
 
-    After a failover too. It says what was lost. Run it when all gateways have been connected for half a minute: by then
-    workers have noticed that the database went back, and have delivered again what their journals still have.
-    docs/backup.md has the whole procedure.
+    After a failover too. It says what was lost. Run it when all gateways have been connected for three minutes: by then
+    workers have noticed that the database went back, and have delivered again what their journals still have, and
+    those that have ended count as missing. docs/backup.md has the whole procedure.
     """
     with plain_errors():
-        loss, recounted, uncounted = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+        result = reconcile_ledger(get_command_actor(), closes_missing=close_missing)
+    loss, recounted, uncounted = result.loss, result.recounted, result.uncounted
     for worker in loss.workers:
         requests = f"{worker.requests:,} requests that it was serving or delivering at the time of the backup"
         click.echo(f"Closed the worker {worker.worker_id} of {worker.host or 'an unknown host'}: {requests}.")
@@ -105,8 +106,15 @@ def reconcile_command(close_missing: bool) -> None:
     if loss.requests < 0:
         click.echo(f"{-loss.requests:,} requests that counted as lost have their records after all.")
     else:
-        click.echo(f"Lost: the records of {loss.requests:,} requests. The audit keeps this.")
+        kept = " The audit keeps this." if result.has_changes else ""
+        click.echo(f"Lost: the records of {loss.requests:,} requests.{kept}")
     click.echo(f"Lost in all restores: {loss.total:,}.")
+    if close_missing and result.silent.workers:
+        click.echo(
+            f"Workers that have been silent for up to {result.silent.longest_s} s: {result.silent.workers}. If they"
+            " have ended, they count as missing after three minutes: run this again then.",
+            err=True,
+        )
     if uncounted:
         click.echo(
             f"Records that are there and that the sums lack: {_list_days(uncounted)}. They count as lost, and"

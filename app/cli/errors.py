@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from app.config import SettingsError
-from app.db import DatabaseError, describe_error
+from app.db import DatabaseError, describe_error, describe_refusal
 from app.db.schema import SchemaError
 from app.errors import GatewayError
 from app.logs import redact
+from app.runtime import get_settings
 
 
 @contextmanager
@@ -31,7 +32,16 @@ def plain_errors() -> Iterator[None]:
     except GatewayError as error:
         raise click.ClickException(redact(error.message)) from error
     except DatabaseError as error:
-        raise click.ClickException(f"The database request failed: {redact(describe_error(error))}") from error
+        raise click.ClickException(redact(_explain(error))) from error
+
+
+def _explain(error: DatabaseError) -> str:
+    """Returns what is wrong with DATABASE_URL and the remedy, if that is the reason; otherwise the database's words."""
+    # With a second address, the error does not tell which of them was refused.
+    refusal = describe_refusal(error) if get_settings().database_direct_url is None else None
+    if refusal is not None:
+        return f"{refusal[0].upper()}{refusal[1:]}"
+    return f"The database request failed: {describe_error(error)}"
 
 
 def make_output_error(output: Path, error: OSError) -> click.ClickException:

@@ -9,7 +9,13 @@ import click
 from app.cli.errors import plain_errors
 from app.runtime import get_settings
 from app.services.administration import adopt_directory, get_command_actor, write_off_host
-from app.services.journal import AdoptedJournal, list_journals, select_host_reports
+from app.services.journal import (
+    AdoptedJournal,
+    describe_other_directory,
+    is_journal_directory,
+    list_journals,
+    select_host_reports,
+)
 
 
 @click.group("journal")
@@ -26,8 +32,11 @@ def list_command(directory: Path | None) -> None:
     are those without a record, as it last reported.
     """
     with plain_errors():
-        directory = directory or get_settings().journal_dir
         hosts = select_host_reports()
+        other = None
+        if directory is None:
+            directory = get_settings().journal_dir
+            other = describe_other_directory(hosts, directory)
     click.echo(f"{'HOST':24} {'STATE':6} {'SEEN':>12} {'WORKERS':>8} {'MISSING':>8} {'REQUESTS':>9}  JOURNAL_DIR")
     for host in hosts:
         seen = "-" if host.silent_s is None else f"{host.silent_s:,.0f} s ago"
@@ -39,6 +48,8 @@ def list_command(directory: Path | None) -> None:
     for journal in list_journals(directory):
         state = "in use" if journal.is_in_use else "left"
         click.echo(f"{journal.worker_id} {state:6} {journal.rows:>9,} {journal.bytes:>12,}")
+    if other is not None:
+        click.echo(f"Warning: {other}", err=True)
 
 
 @journal_group.command("adopt")
@@ -47,7 +58,8 @@ def adopt_command(directory: Path) -> None:
     """Deliver the journals in DIRECTORY to the database. What is delivered is removed from them.
 
     DIRECTORY is the JOURNAL_DIR of a host that will not come back, or a copy of it, or one worker's directory in it.
-    Journals that a process of this machine uses are left alone. The command can be repeated.
+    Journals that a process of this machine uses are left alone. The command can be repeated. Exit code 1 if
+    DIRECTORY has neither journals nor other files of a JOURNAL_DIR.
     """
     adopted = []
 
@@ -58,6 +70,11 @@ def adopt_command(directory: Path) -> None:
 
     with plain_errors():
         try:
+            if not is_journal_directory(directory):
+                raise click.ClickException(
+                    f"{directory} has no journal and no other file of a JOURNAL_DIR. Give the JOURNAL_DIR itself; if"
+                    " this is a copy of one that was adopted before, nothing is left to do."
+                )
             in_use = adopt_directory(get_command_actor(), directory.absolute(), tell)
         except OSError as error:
             raise click.ClickException(
@@ -66,7 +83,7 @@ def adopt_command(directory: Path) -> None:
     if in_use:
         click.echo(f"{in_use} journals are in use by processes of this machine, which deliver them.")
     elif not adopted:
-        click.echo(f"No journal is left in {directory}: all are delivered, or it is not a JOURNAL_DIR.")
+        click.echo(f"No journal is left in {directory}: all are delivered.")
 
 
 @journal_group.command("write-off")

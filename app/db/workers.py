@@ -28,6 +28,8 @@ from app.db.ledger import LOST_IN_RESTORES
 
 # 18 times the 10 s between two reports, so that a shorter network outage makes no worker count as missing.
 MISSING_AFTER_S = 180
+# After three missing reports, something is wrong with the worker or its host.
+SILENT_AFTER_S = 30
 # An operator may check after a weekend what happened to a worker. And statements that a worker sent before it ended
 # must not still be in progress: executed after the deletion, they would count the worker's requests twice.
 KEPT = timedelta(days=7)
@@ -71,6 +73,10 @@ _SELECT_COUNTS = text(f"""
     SELECT {WORKER_STATE} AS state, CASE WHEN {WORKER_STATE} IN ('live', 'missing') THEN host END AS host,
         count(*) AS workers
     FROM worker GROUP BY 1, 2 ORDER BY 2""")
+
+_SELECT_SILENT = text(f"""
+    SELECT count(*) AS workers, coalesce(max(extract(epoch FROM now() - last_seen_at)), 0)::int AS longest_s
+    FROM worker WHERE {WORKER_STATE} = 'live' AND last_seen_at < now() - interval '{SILENT_AFTER_S} s'""")
 
 _SELECT_UNREGISTERED = text(f"""
     SELECT count(*) AS workers, CAST(coalesce(sum(in_flight), 0) AS bigint) AS in_flight,
@@ -138,6 +144,13 @@ class WorkerRow(NamedTuple):
     has_neighbour: bool
 
 
+class SilentWorkers(NamedTuple):
+    """The number of workers silent for longer than SILENT_AFTER_S and not yet missing; the longest silence."""
+
+    workers: int
+    longest_s: int
+
+
 class UnregisteredLines(NamedTuple):
     """The number of workers with a ledger line but no row, and the sums of these lines."""
 
@@ -198,6 +211,11 @@ def select_worker_counts(connection: Connection) -> dict[tuple[str, str | None],
     The state is live, missing, closed or written_off; the host of the last two is None.
     """
     return {(row.state, row.host): row.workers for row in connection.execute(_SELECT_COUNTS)}
+
+
+def select_silent_workers(connection: Connection) -> SilentWorkers:
+    """Returns the workers that may be about to count as missing."""
+    return SilentWorkers(*connection.execute(_SELECT_SILENT).one())
 
 
 def select_unregistered(connection: Connection) -> UnregisteredLines:

@@ -2,7 +2,7 @@
 
 results.py    the result of a check
 setting_checks.py   the settings, each by itself, even if some are malformed
-host_checks.py      this machine: open files, the journal's directory, checks shared with the start
+host_checks.py      this machine: open files, port, the journal's directory, checks shared with the start
 database_checks.py  PostgreSQL: schema, clocks, records, keys that expire, prices
 provider_checks.py  each provider and each of its keys
 trace_checks.py     the collector of traces

@@ -13,7 +13,7 @@ from app.doctor.results import Result, fail, ok, warn
 from app.runtime import get_settings
 from app.server.boot_checks import BOOT_CHECKS
 from app.server.database_addresses import check_addresses
-from app.services.journal import select_balance
+from app.services.journal import describe_other_directory, select_balance, select_host_reports
 
 # The oldest version that tests run on (tests/db/test_versions.py), and the clock difference from which it is reported.
 LEAST_VERSION = 150_000
@@ -38,9 +38,13 @@ def check_database(mistaken: Collection[str]) -> Iterator[Result]:
         yield from _check_server()
         yield from _check_tables()
         yield from _check_records()
+        other = describe_other_directory(select_host_reports(), get_settings().journal_dir)
     except (DatabaseError, SchemaError) as error:
         reason = str(error) if isinstance(error, SchemaError) else describe_error(error)
         yield fail("database", f"a query failed: {reason}. Look into the log of PostgreSQL.")
+        return
+    if other is not None:
+        yield warn("journal_directory", other)
 
 
 def check_migration_addresses() -> Iterator[Result]:
@@ -97,8 +101,8 @@ def _check_records() -> Iterator[Result]:
     elif balance.missing_workers:
         yield warn(
             "records",
-            f"{balance.missing_workers} workers ended or hang with records that are not delivered. Start the gateway on"
-            " their hosts; `GET /api/activity/integrity` names them.",
+            f"workers that ended or hang with records that are not delivered: {balance.missing_workers}. Start the"
+            " gateway on their hosts; `GET /api/activity/integrity` names them.",
         )
     else:
         yield ok("records", "every request that was begun is accounted for")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from app.doctor.database_checks import check_database
-from app.doctor.host_checks import check_boot, check_cores, check_journal, check_open_files
+from app.doctor.host_checks import check_boot, check_cores, check_journal, check_open_files, check_port
 from app.doctor.paid_checks import check_paid_requests
 from app.doctor.provider_checks import check_providers
 from app.doctor.results import Result, ok
@@ -29,6 +29,7 @@ def examine(url: str | None = None, *, silence_s: int | None = None, paid: bool 
     yield from check_boot(mistaken)
     for checks in (check_journal, check_open_files, check_cores):
         yield from checks()
+    yield from check_port(mistaken)
     yield from check_database(mistaken)
     yield from check_providers(mistaken)
     yield from check_traces(mistaken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import fields
 
@@ -23,6 +24,7 @@ from app.runtime import get_settings, use_settings
 _HEROKU_LIMIT_S = 30
 # gunicorn's own variable would override the gateway's configuration.
 _GUNICORN_ARGUMENTS = "GUNICORN_CMD_ARGS"
+_WORD = re.compile(r"\w+")
 
 
 def check_settings() -> Generator[Result, None, set[str]]:
@@ -62,20 +64,22 @@ def describe_heroku_limit() -> str:
 
 def _load_leniently(values: dict[str, str]) -> tuple[Settings, list[str]]:
     """Returns the settings, with defaults for wrong ones, and all mistakes; removes wrong ones from `values`."""
-    mistakes = []
+    mistakes, unreadable = [], set()
     for row in fields(Settings):
         name = row.metadata["name"]
         if (text := values.get(name, "").strip()) and (mistake := _find_mistake(row.metadata["parse"], name, text)):
             mistakes.append(mistake)
+            unreadable.add(name)
             del values[name]
     while True:
         try:
             return load_settings(values), mistakes
         except SettingsError as error:  # Two settings that are valid by themselves contradict each other.
-            mistakes.append(str(error))
-            for name in setting_names():
-                if name in str(error):
-                    values.pop(name, None)
+            named = set(setting_names()) & set(_WORD.findall(str(error)))
+            if named.isdisjoint(unreadable):  # Otherwise only the default of an unreadable one contradicts the other.
+                mistakes.append(str(error))
+            for name in named:
+                values.pop(name, None)
 
 
 def _find_mistake(parse: object, name: str, text: str) -> str | None:

@@ -77,6 +77,16 @@ def open_connection(url: SplitResult, timeout_s: float = _TIMEOUT_S) -> http.cli
     return http.client.HTTPConnection(url.hostname, url.port, timeout=timeout_s)
 
 
+def is_gateway(url: SplitResult, timeout_s: float) -> bool:
+    """Returns whether a gateway of any version answers at an address within `timeout_s` for each wait."""
+    try:
+        with closing(open_connection(url, timeout_s)) as connection:
+            connection.request("GET", "/health")
+            return isinstance(json.loads(connection.getresponse().read(65_536))["version"], str)
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return False
+
+
 def _path(url: SplitResult, path: str) -> str:
     return url.path.rstrip("/") + path
 

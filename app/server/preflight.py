@@ -34,7 +34,7 @@ def find_boot_problem(settings: Settings, addresses: Sequence[Any] = (), changed
         if problem.blocks == "start" or (problem.blocks == "reload" and not set(problem.settings).isdisjoint(changed)):
             return redact(problem.text)
         problems[name] = problem
-    ports = (_find_port_problem(*address) for address in addresses if isinstance(address, tuple))
+    ports = (find_port_problem(*address) for address in addresses if isinstance(address, tuple))
     if (reason := next(filter(None, ports), None)) is not None:
         return redact(reason)
     for name, problem in problems.items():
@@ -54,9 +54,9 @@ def log_lowered_requests(settings: Settings, live_requests: int, open_files: int
     )
 
 
-def _find_port_problem(host: str, port: int) -> str | None:
-    """Returns why the port cannot be used; waits _PORT_PATIENCE_S for a gateway that is about to close it."""
-    deadline_s = time.monotonic() + _PORT_PATIENCE_S
+def find_port_problem(host: str, port: int, patience_s: float = _PORT_PATIENCE_S) -> str | None:
+    """Returns why the port cannot be used; waits up to `patience_s` for a gateway that is about to close it."""
+    deadline_s = time.monotonic() + patience_s
     while (error := _try_to_bind(host, port)) is not None:
         if error.errno == errno.EADDRNOTAVAIL:
             return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -100,8 +101,11 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     # The host comes back after all, with records that were adopted already.
     again = run("adopt", str(far / directory.name))
     assert again.exit_code == 0 and len(tables.outcomes()) == 23 and tables.check_balance()["started"] == 23
+    (far / "keys.snapshot").touch()
     nothing = run("adopt", str(far))
-    assert nothing.exit_code == 0 and nothing.output.startswith(f"No journal is left in {far}: all are delivered")
+    assert (nothing.exit_code, nothing.output) == (0, f"No journal is left in {far}: all are delivered.\n")
+    above = run("adopt", str(far.parent))
+    assert above.exit_code == 1 and "Give the JOURNAL_DIR itself" in above.output
 
 
 def test_the_journals_of_a_host_are_written_off(run: Run, far: Path) -> None:
@@ -125,7 +129,10 @@ def test_a_journal_in_use_is_left_alone(run: Run, tmp_path: Path, database_url: 
     place = tmp_path / "here"
     with RecordingProcess(place, database_url) as process:
         process.ask("hold", 1)
-        assert " in use " in run("list").output
+        assert " in use " in (listed := run("list")).output and listed.stderr == ""
+        see("f" * 32, socket.gethostname(), "/srv/journal", seconds=5)
+        assert "JOURNAL_DIR=/srv/journal into .env.local" in run("list").stderr
+        assert run("list", str(place / "journal")).stderr == ""
         adopted = run("adopt", str(place / "journal"))
         assert adopted.exit_code == 0 and adopted.output.startswith("1 journals are in use by processes")
         process.ask("release")

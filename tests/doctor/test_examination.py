@@ -62,10 +62,12 @@ def test_a_sound_set_up_has_no_finding(
     settings = upstream.settings | {"GATEWAY_API_KEY": GATEWAY_KEY, "DATABASE_URL": session_database_url}
     # A module that `make speedups` built from earlier code would be a finding.
     settings |= {"STREAM_HEARTBEAT": "0.1", "COMPILED_EVENTS": "false"}
+    settings |= {"JOURNAL_DIR": str(scripted_gateway.place / "journal"), "PORT": str(scripted_gateway.port)}
     results = found(scripted_gateway.url, **settings, WEB_CONCURRENCY="1")
     left = [line for name, lines in results.items() if name not in {"records", "costs", "keys"} for line in lines]
     assert [line for line in left if not line.startswith("ok: ")] == []
     assert results["fireworks"] == ["ok: FIREWORKS_API_KEY, key 1 is accepted, the list begins with 1 models"]
+    assert results["port"] == [f"ok: a gateway answers at port {scripted_gateway.port}"]
     assert results["buffering"][0].startswith("ok: events arrive one by one") and results["body_limit"]
     with refused_address() as nowhere:
         assert found(nowhere, DATABASE_URL=AWAY)["url"][0].startswith("fail: 127.0.0.1 does not answer as a gateway")

@@ -6,23 +6,26 @@ Each case breaks one part of an otherwise sound set-up, and lists the required f
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.db import db_group
+from app.cli.keys import keys_group
 from app.config import load_settings, setting_names
 from app.doctor import examine
 from app.runtime import use_settings
 from app.server.preflight import find_boot_problem
 from tests.support.activity_tables import ActivityTables
 from tests.support.answers import json_answer
-from tests.support.gateway import GATEWAY_KEY, base_settings
+from tests.support.gateway import GATEWAY_KEY, base_settings, free_port
 from tests.support.otlp_receiver import running_otlp_receiver
 from tests.support.pooler import running_pooler
 from tests.support.postgres import Postgres, running_postgres
@@ -95,6 +98,23 @@ def a_worker_that_is_missing(world: World) -> Iterator[Settings]:
     )
     yield {}
     tables.execute("DELETE FROM worker WHERE worker_id = 'gone'")
+
+
+@contextmanager
+def workers_with_another_journal(world: World) -> Iterator[Settings]:
+    tables = ActivityTables(world.database_url)
+    tables.execute(
+        "INSERT INTO worker (worker_id, host, pid, version, journal_dir, started_at, last_seen_at)"
+        f" VALUES ('lives', '{socket.gethostname()}', 7, 'x', '/srv/journal', now(), now())"
+    )
+    yield {"JOURNAL_DIR": str(world.place / "shells" / "journal")}
+    tables.execute("DELETE FROM worker WHERE worker_id = 'lives'")
+    assert not (world.place / "shells").exists(), "doctor makes no directory"
+
+
+@contextmanager
+def port_of_another_program(world: World) -> Iterator[Settings]:
+    yield {"PORT": str(urlsplit(world.upstream.settings["FIREWORKS_BASE_URL"]).port)}
 
 
 @contextmanager
@@ -181,6 +201,14 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
         with_settings(FIREWORKS_BASE_URL="api.fireworks.ai"),
         [("settings", r"fail: FIREWORKS_BASE_URL is 'api\.fireworks\.ai'; it must be")],
     ),
+    "malformed secret of a webhook": (
+        with_settings(LIMITS_WEBHOOK="http://127.0.0.1:1/", LIMITS_WEBHOOK_SECRET="abc"),  # noqa: S106
+        [("settings", r"fail: LIMITS_WEBHOOK_SECRET ")],
+    ),
+    "port of another program": (
+        port_of_another_program,
+        [("port", r"warn: port \d+ of 0\.0\.0\.0 cannot be used \(Address already in use\)\. Stop what uses it")],
+    ),
     "malformed key": (with_settings(GATEWAY_API_KEY="short"), [("settings", r"fail: GATEWAY_API_KEY .*16")]),
     "misspelt name": (
         with_settings(GATEWAY_API_KEYY=GATEWAY_KEY),
@@ -201,7 +229,16 @@ CASES: dict[str, tuple[Break, Sequence[tuple[str, str]]]] = {
     "collector that takes spans": (lambda world: a_collector_with_status(world, 200), []),
     "missing worker": (
         a_worker_that_is_missing,
-        [("records", r"warn: 1 workers ended or hang with records .*Start the gateway on their hosts")],
+        [("records", r"warn: workers that ended or hang with records .*: 1\. Start the gateway on their hosts")],
+    ),
+    "directory of a shell that lacks the unit's": (
+        workers_with_another_journal,
+        [
+            (
+                "journal_directory",
+                r"warn: live workers of this host have their journals in /srv/journal, .* \.env\.local",
+            )
+        ],
     ),
     "file of prices that is not there": (
         with_settings(PRICE_FILE="{place}/prices.toml"),
@@ -246,6 +283,7 @@ def test_what_is_broken_is_named_and_nothing_else(
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "file").touch()
     sound = {"DATABASE_URL": sound_url, "GATEWAY_API_KEY": GATEWAY_KEY, "JOURNAL_DIR": str(tmp_path / "journal")}
+    sound["PORT"] = str(free_port())
     sound["COMPILED_EVENTS"] = "false"  # A module that `make speedups` built from earlier code would be a finding.
     make, wanted = CASES[broken]
     with make(World(postgres, sound_url, upstream, tmp_path, replica_url)) as settings:
@@ -274,6 +312,8 @@ def test_a_migration_is_refused_at_an_address_that_the_start_refuses(
         for addresses in refused:
             done, reason = upgrade(**addresses), start(**addresses) or ""
             assert (done.exit_code, done.output) == (1, f"Error: {reason[0].upper()}{reason[1:]}\n")
+        listed = CliRunner().invoke(keys_group, ["list"])
+        assert (listed.exit_code, listed.output) == (1, done.output), "other commands say it too"
         warned = upgrade(DATABASE_URL=dropping)
         assert warned.exit_code == 0 and "schema current" in warned.output
         assert "Warning: DATABASE_URL leads to a pooler that drops the options" in warned.output

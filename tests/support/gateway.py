@@ -57,6 +57,11 @@ class Gateway:
         self._log = log
 
     @property
+    def place(self) -> Path:
+        """The directory of its log and, unless its settings name another one, of its journal."""
+        return self._log.parent
+
+    @property
     def pid(self) -> int:
         """The process id of gunicorn's arbiter."""
         return self._child.process.pid

@@ -37,7 +37,8 @@ def adopt_directory(actor: str, root: Path, tell: Callable[[AdoptedJournal], Non
     if live:
         raise Conflict(
             f"The worker {live[0]} reported in the last three minutes, so it delivers its journal itself,"
-            f" and what is in {root} is a copy. Stop its gateway, or wait if its host has just died; then copy again."
+            f" and what is in {root} is a copy. If its host has just died, wait until three minutes after that, and"
+            " repeat. Otherwise stop its gateway, which delivers all by itself, and copy again what it leaves."
         )
     adopted: list[AdoptedJournal] = []
 

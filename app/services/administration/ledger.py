@@ -8,23 +8,31 @@ from typing import NamedTuple
 from app.db import Database, write_connection
 from app.db.reconciliation import Loss, select_uncounted, update_losses
 from app.db.recounting import update_sums_of_day
+from app.db.workers import SilentWorkers, select_silent_workers
 from app.errors import Conflict
 from app.runtime import get_component
 from app.services.administration.audit import record_change
 
 
 class Reconciliation(NamedTuple):
-    """The loss, and the recounted days.
+    """The loss, the recounted days, and whether the call came too early.
 
     Attributes:
         loss: the loss.
         recounted: UTC day → records that the sums lacked; the day was recounted, so its sums are true again.
         uncounted: the same for days that could not be recounted; these records count as lost although they exist.
+        silent: workers that were not closed, because they were silent for less than the time that makes one missing.
     """
 
     loss: Loss
     recounted: dict[date, int]
     uncounted: dict[date, int]
+    silent: SilentWorkers
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything was corrected, so that the audit has an entry."""
+        return bool(self.loss.requests or self.loss.workers or self.recounted)
 
 
 def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
@@ -50,11 +58,12 @@ def reconcile_ledger(actor: str, *, closes_missing: bool) -> Reconciliation:
                 f"There are {-loss.total} more records than requests begun, which no restore causes. The ledger is as"
                 " it was. Keep a dump of the tables worker_ledger and worker, and report it as a fault of the gateway."
             )
-        if loss.requests or loss.workers or recounted:
+        result = Reconciliation(loss, recounted, uncounted, select_silent_workers(connection))
+        if result.has_changes:
             workers = {worker.worker_id: worker.requests for worker in loss.workers}
             after = {"lost": loss.requests, "lost_in_all": loss.total, "workers": workers}
             for name, days in (("recounted", recounted), ("uncounted", uncounted)):
                 if days:
                     after[name] = {day.isoformat(): requests for day, requests in days.items()}
             record_change(connection, actor, "ledger.reconcile", "ledger", None, after)
-    return Reconciliation(loss, recounted, uncounted)
+    return result

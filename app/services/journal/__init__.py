@@ -23,14 +23,15 @@ A record survives the death of its process by any signal, and any outage of Post
 within the half minute before the kernel writes it to the disk, or the loss of the disk.
 """
 
-from app.services.journal.adoption import AdoptedJournal, adopt_journals, list_journals
-from app.services.journal.hosts import HostReport, describe_gone_hosts, select_host_reports
+from app.services.journal.adoption import AdoptedJournal, adopt_journals, is_journal_directory, list_journals
+from app.services.journal.hosts import HostReport, describe_gone_hosts, describe_other_directory, select_host_reports
 from app.services.journal.integrity import Balance, select_balance, select_integrity_report
 from app.services.journal.lifecycle import Journal, JournalStatus, get_journal_status, start_journal, stop_journal
 from app.services.journal.record import MAX_MESSAGE_CHARACTERS, ActivityRecord, make_request_id
 
 __all__ = [
     "MAX_MESSAGE_CHARACTERS", "ActivityRecord", "AdoptedJournal", "Balance", "HostReport", "Journal", "JournalStatus",
-    "adopt_journals", "describe_gone_hosts", "get_journal_status", "list_journals", "make_request_id",
-    "select_balance", "select_host_reports", "select_integrity_report", "start_journal", "stop_journal",
+    "adopt_journals", "describe_gone_hosts", "describe_other_directory", "get_journal_status", "is_journal_directory",
+    "list_journals", "make_request_id", "select_balance", "select_host_reports", "select_integrity_report",
+    "start_journal", "stop_journal",
 ]  # fmt: skip

@@ -13,6 +13,8 @@ from app.services.journal.orphan_backlog import is_orphaned, measure_journal
 from app.services.journal.orphans import OrphanDelivery
 from app.services.journal.segment_format import list_directories, lock_directory, mark_adopted
 
+# What a gateway leaves in a JOURNAL_DIR beside the journals of workers.
+_OTHER_FILES = ("orphans", "keys.snapshot", "aliases.snapshot", "delivered", "rejected.jsonl")
 _WORKER_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -53,6 +55,14 @@ def list_journals(root: Path) -> list[LocalJournal]:
         measured, in_use = measure_journal(directory), not is_orphaned(directory)
         found.append(LocalJournal(worker_id=directory.name, is_in_use=in_use, rows=measured.rows, bytes=measured.bytes))
     return found
+
+
+def is_journal_directory(root: Path) -> bool:
+    """Returns whether a directory is a JOURNAL_DIR or a worker's own directory: it has journals, or other files of one.
+
+    An empty one is not, because another directory may be empty too.
+    """
+    return bool(_find_directories(root)) or any((root / name).exists() for name in _OTHER_FILES)
 
 
 def adopt_journals(root: Path, tell: Callable[[AdoptedJournal], None]) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from app.db import read_connection
 from app.db.hosts import HostRow, select_hosts
+from app.db.workers import SILENT_AFTER_S
 
 # The most hosts that are listed.
 MAX_HOSTS = 200
-
-# Workers report every ten seconds. After three missing reports, something is wrong with the host.
-SILENT_AFTER_S = 30.0
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,4 +82,20 @@ def describe_gone_hosts(hosts: list[HostReport]) -> str | None:
         f"workers are gone, and their journals may hold records: {names}{more}. Start the gateway there again, or bring"
         " the directory to another host and run `bin/gateway journal adopt DIRECTORY` there. If it is lost for"
         " good, run `bin/gateway journal write-off HOST`."
+    )
+
+
+def describe_other_directory(hosts: list[HostReport], directory: Path) -> str | None:
+    """Returns that the live workers of this host have other journals than those in `directory`, and the remedy.
+
+    A shell lacks the settings of a systemd unit, so a command may have another JOURNAL_DIR than the gateway. Returns
+    None if a live worker of this host has `directory`, or if none lives here.
+    """
+    here = {host.journal_dir for host in hosts if host.host == socket.gethostname() and host.live_workers}
+    others = sorted(each for each in here if each is not None)
+    if not others or str(directory.absolute()) in others:
+        return None
+    return (
+        f"live workers of this host have their journals in {', '.join(others)}, and JOURNAL_DIR is {directory} here."
+        f" Put JOURNAL_DIR={others[0]} into .env.local, or before the command (`JOURNAL_DIR=… bin/gateway …`)."
     )
