@@ -59,7 +59,7 @@ def adopt_command(directory: Path) -> None:
 
     DIRECTORY is the JOURNAL_DIR of a host that will not come back, or a copy of it, or one worker's directory in it.
     Journals that a process of this machine uses are left alone. The command can be repeated. Exit code 1 if
-    DIRECTORY has neither journals nor other files of a JOURNAL_DIR.
+    DIRECTORY has other files than those of a JOURNAL_DIR.
     """
     adopted = []
 
@@ -72,8 +72,8 @@ def adopt_command(directory: Path) -> None:
         try:
             if not is_journal_directory(directory):
                 raise click.ClickException(
-                    f"{directory} has no journal and no other file of a JOURNAL_DIR. Give the JOURNAL_DIR itself; if"
-                    " this is a copy of one that was adopted before, nothing is left to do."
+                    f"{directory} has other files, but no journal and no file of a JOURNAL_DIR. Give the JOURNAL_DIR"
+                    " itself."
                 )
             in_use = adopt_directory(get_command_actor(), directory.absolute(), tell)
         except OSError as error:

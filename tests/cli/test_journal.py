@@ -101,9 +101,10 @@ def test_the_journal_of_a_host_that_is_gone_is_adopted_from_a_copy(
     # The host comes back after all, with records that were adopted already.
     again = run("adopt", str(far / directory.name))
     assert again.exit_code == 0 and len(tables.outcomes()) == 23 and tables.check_balance()["started"] == 23
-    (far / "keys.snapshot").touch()
-    nothing = run("adopt", str(far))
-    assert (nothing.exit_code, nothing.output) == (0, f"No journal is left in {far}: all are delivered.\n")
+    for _ in range(2):
+        nothing = run("adopt", str(far))
+        assert (nothing.exit_code, nothing.output) == (0, f"No journal is left in {far}: all are delivered.\n")
+        (far / "keys.snapshot").touch()
     above = run("adopt", str(far.parent))
     assert above.exit_code == 1 and "Give the JOURNAL_DIR itself" in above.output
 

@@ -58,11 +58,12 @@ def list_journals(root: Path) -> list[LocalJournal]:
 
 
 def is_journal_directory(root: Path) -> bool:
-    """Returns whether a directory is a JOURNAL_DIR or a worker's own directory: it has journals, or other files of one.
+    """Returns whether a directory can be a JOURNAL_DIR or a worker's own: it has journals, other files of one, or none.
 
-    An empty one is not, because another directory may be empty too.
+    An empty directory is what is left of a copy that was adopted before.
     """
-    return bool(_find_directories(root)) or any((root / name).exists() for name in _OTHER_FILES)
+    names = {path.name for path in root.iterdir()}
+    return not names or bool(_find_directories(root)) or not names.isdisjoint(_OTHER_FILES)
 
 
 def adopt_journals(root: Path, tell: Callable[[AdoptedJournal], None]) -> int:
