@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -42,29 +42,39 @@ CHAT = next(endpoint for endpoint in ENDPOINTS if endpoint.path == "/v1/chat/com
 TARGET = Target(PROVIDERS["fireworks"], "accounts/fireworks/models/m", is_listed=True)
 
 
-def ns_per_byte(run: Callable[[], Any], size: int) -> float:
-    """Returns the CPU time of the fastest of several calls, for each of `size` bytes."""
-    best = float("inf")
-    for _ in range(RUNS):
-        gc.collect()
-        began = time.process_time_ns()
-        run()
-        best = min(best, (time.process_time_ns() - began) / size)
-    return best
+class Cost(NamedTuple):
+    """A call that processes `size` bytes."""
+
+    run: Callable[[], Any]
+    size: int
+
+    def measure(self) -> float:
+        """Returns the CPU time of the fastest of several calls, in ns per byte."""
+        best = float("inf")
+        for _ in range(RUNS):
+            gc.collect()
+            began = time.process_time_ns()
+            self.run()
+            best = min(best, (time.process_time_ns() - began) / self.size)
+        return best
 
 
-def measure(run: Callable[[bytes], Any], inputs: dict[str, bytes], least: int = 0) -> dict[str, float]:
-    """Returns the cost of each input per byte, counting at least `least` bytes."""
-    return {
-        name: ns_per_byte(lambda content=content: run(content), max(len(content), least))
-        for name, content in inputs.items()
-    }
+def make_costs(run: Callable[[bytes], Any], inputs: dict[str, bytes], least: int = 0) -> dict[str, Cost]:
+    """Returns the call for each input, which counts as at least `least` bytes."""
+    return {name: Cost(partial(run, content), max(len(content), least)) for name, content in inputs.items()}
 
 
-def check_ratios(plain: float, costs: dict[str, float], most: float = MOST_TIMES) -> None:
+def check_ratios(plain: Cost, costs: dict[str, Cost], most: float = MOST_TIMES) -> None:
     """Fails if one of the costs is above `most` times the plain one; the output has all of them."""
-    ratios = {name: round(cost / plain, 1) for name, cost in costs.items()}
-    print(f"plain: {plain:.1f} ns per byte; times as much:", ratios)
+    plain_ns, found = plain.measure(), {name: cost.measure() for name, cost in costs.items()}
+    for name, cost in costs.items():
+        if (
+            found[name] > most * plain_ns
+        ):  # If the machine was slower just then, more calls of both beside each other tell.
+            plain_ns = min(plain_ns, *(plain.measure() for _ in range(RUNS)))
+            found[name] = min(found[name], *(cost.measure() for _ in range(RUNS)))
+    ratios = {name: round(ns / plain_ns, 1) for name, ns in found.items()}
+    print(f"plain: {plain_ns:.1f} ns per byte; times as much:", ratios)
     assert {name: ratio for name, ratio in ratios.items() if ratio > most} == {}
 
 
@@ -145,8 +155,8 @@ DENSE_BODIES = {
 @pytest.mark.soak
 def test_bodies_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = conversation(b'{"role":"user","content":"%b"}' % (b"word " * 400))
-    costs = measure(process_body, BODIES) | measure(process_body, DENSE_BODIES, least=DENSE_SIZE)
-    check_ratios(ns_per_byte(lambda: process_body(plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
+    costs = make_costs(process_body, BODIES) | make_costs(process_body, DENSE_BODIES, least=DENSE_SIZE)
+    check_ratios(Cost(partial(process_body, plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
 
 
 class Connection:
@@ -303,25 +313,25 @@ COLLECTED = {
 @pytest.mark.soak
 def test_responses_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = answer(b"word " * (SIZE // 5))
-    costs = measure(process_response, RESPONSES) | measure(process_response, DENSE_RESPONSES, least=6 * SIZE)
-    costs |= measure(process_response, HEADS, least=1 << 18)
-    check_ratios(ns_per_byte(lambda: process_response(plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
+    costs = make_costs(process_response, RESPONSES) | make_costs(process_response, DENSE_RESPONSES, least=6 * SIZE)
+    costs |= make_costs(process_response, HEADS, least=1 << 18)
+    check_ratios(Cost(partial(process_response, plain), len(plain)), costs, MOST_TIMES_OF_A_BODY)
 
 
 @pytest.mark.soak
 def test_error_responses_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = b'{"error":"' + b"word " * 12_000 + b'"}'
-    check_ratios(ns_per_byte(lambda: process_error(plain), len(plain)), measure(process_error, ERRORS))
+    check_ratios(Cost(partial(process_error, plain), len(plain)), make_costs(process_error, ERRORS))
 
 
 @pytest.mark.soak
 def test_streams_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain = chunks(WORDS)
-    costs = measure(process_stream, STREAMS) | measure(process_stream, DENSE_STREAMS, least=DENSE_SIZE)
-    check_ratios(ns_per_byte(lambda: process_stream(plain), len(plain)), costs)
+    costs = make_costs(process_stream, STREAMS) | make_costs(process_stream, DENSE_STREAMS, least=DENSE_SIZE)
+    check_ratios(Cost(partial(process_stream, plain), len(plain)), costs)
 
 
 @pytest.mark.soak
 def test_collected_streams_cost_about_as_much_as_plain_ones_of_the_same_size() -> None:
     plain, collect = chunks(WORDS), partial(process_stream, collects=True)
-    check_ratios(ns_per_byte(lambda: collect(plain), len(plain)), measure(collect, COLLECTED))
+    check_ratios(Cost(partial(collect, plain), len(plain)), make_costs(collect, COLLECTED))
