@@ -113,6 +113,8 @@ def split_events(events: bytes) -> list[bytes]:
         if 0 < events.find(b"\n") == len(events) - 2:
             return [events]  # The usual case: one line.
         return [event + b"\n\n" for event in events.split(b"\n\n") if event.strip(b"\n")]
+    if not events.strip(b"\r\n"):  # Nothing but line ends, each of which would otherwise be found and left out.
+        return []
     single, start = [], 0
     for match in _BLANK_LINE.finditer(events):
         single.append(events[start : match.end()])
